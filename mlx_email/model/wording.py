@@ -1,0 +1,110 @@
+"""The words of a prompt and of an answer: plain text, no tokens.
+
+Everything in a prompt was known when the message arrived; everything in an answer's reasoning stands in its prompt.
+"""
+
+from dataclasses import dataclass
+
+from mlx_email.labels.schema import ACTIONS, Action, Row, predicted_action
+
+BODY_CHARACTERS = 1500  # of the body, from its start (the source's limit)
+HEADER_CHARACTERS = 200  # of one header: a To line can be 26 kB
+
+QUESTION = (
+    "Answer in three lines.\n"
+    f"Action: one of {', '.join(ACTIONS)}\n"
+    "Priority: from 0 to 1\n"
+    "Reasoning: why, in a few words"
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the model should say of one message."""
+
+    action: Action
+    priority: float  # 0..1
+    reasoning: str
+
+
+def one_line(text: str, limit: int = HEADER_CHARACTERS) -> str:
+    """Header text folded to one line of at most `limit` characters; what was cut is marked."""
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[: limit - 3].rstrip() + "..."
+
+
+def context_facts(row: Row) -> list[str]:
+    """The context of a message, one fact a line, as a prompt gives it and a reasoning repeats it."""
+    return [
+        f"Sender importance: {row.people_score:.2f}",
+        f"Topic urgency: {row.urgency:.2f}",
+        f"Contains a question: {'yes' if row.is_question else 'no'}",
+        f"Action requested: {'yes' if row.is_action_request else 'no'}",
+    ]
+
+
+def prompt_text(row: Row, body_characters: int = BODY_CHARACTERS) -> str:
+    """The user's turn for a message. Reads only what was known when it arrived: no action, time or priority.
+
+    >>> from datetime import datetime, UTC
+    >>> row = Row(message_id="1", user="ann", date=datetime(2026, 1, 2, tzinfo=UTC), sender="bob@example.com",
+    ...           to=("ann@example.com",), subject="Budget", body="Can you send it?", is_question=True)
+    >>> print(prompt_text(row)[:118])
+    What should be done with this email?
+    From: bob@example.com
+    To: ann@example.com
+    Subject: Budget
+    <BLANKLINE>
+    Can you send it?
+    """
+    return "\n".join(
+        [
+            "What should be done with this email?",
+            f"From: {one_line(row.sender)}",
+            f"To: {one_line(', '.join(row.to))}",
+            f"Subject: {one_line(row.subject)}",
+            "",
+            row.body[:body_characters].strip(),
+            "",
+            *context_facts(row),
+            "",
+            QUESTION,
+        ]
+    )
+
+
+def answer_text(answer: Answer) -> str:
+    """The assistant's turn.
+
+    >>> print(answer_text(Answer("archive", 0.25, "no question, low urgency")))
+    Action: archive
+    Priority: 0.25
+    Reasoning: no question, low urgency
+    """
+    return f"{action_text(answer.action)}Priority: {answer.priority:.2f}\nReasoning: {answer.reasoning}"
+
+
+def action_text(action: Action) -> str:
+    """The first line of an answer, newline included, so that no action is the beginning of another's line."""
+    return f"Action: {action}\n"
+
+
+def reasoning_text(row: Row) -> str:
+    """Two facts of the prompt, those that stand out most, at most 24 tokens; it never says what was done.
+
+    A request or a question is named first, then what lies further from the neutral 0.5: the sender's importance or
+    the topic's urgency.
+    """
+    asks = "an action is requested" if row.is_action_request else "a question" if row.is_question else "nothing asked"
+    if abs(row.people_score - 0.5) >= abs(row.urgency - 0.5):
+        return f"{asks}, sender importance {row.people_score:.2f}"
+    return f"{asks}, topic urgency {row.urgency:.2f}"
+
+
+def demonstration(row: Row) -> Answer:
+    """The answer that says what the owner did."""
+    return Answer(
+        action=predicted_action(row.action, row.response_time_hours),
+        priority=row.priority_target,
+        reasoning=reasoning_text(row),
+    )
