@@ -1,1 +1,240 @@
-def main(): print("hi")
+"""The command line: each command calls one function of the package. stdout is the result, stderr the progress."""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_email import __version__
+from mlx_email.errors import MlxEmailError
+from mlx_email.labels.schema import ACTIONS, SPLITS
+from mlx_email.progress import Progress
+
+# Everything heavy (mlx, mlx-lm, pandas) is imported inside the commands: --help and a typing error answer at once.
+
+PATH = click.Path(path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="mlx-email")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Train a private model of what you do with your mail, on your own machine."""
+
+
+@cli.command()
+@click.argument("source", type=PATH, required=False)
+@click.option("--config", "config_name", metavar="FILE|NAME", help="A YAML file, or a shipped configuration's name.")
+@click.option("--model", help="tiny, smollm2, a folder of an mlx-lm model, or a Hugging Face id.")
+@click.option("--out", type=PATH, metavar="RUN", help="The run folder to make.  [default: runs/<date>-<time>]")
+@click.option("--stage", "stages", multiple=True, metavar="NAME", help="Train only this stage (repeatable).")
+@click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change one setting (repeatable).")
+@click.option("--json", "as_json", is_flag=True, help="Print metrics.json instead of the table.")
+def train(
+    source: Path | None,
+    config_name: str | None,
+    model: str | None,
+    out: Path | None,
+    stages: tuple[str, ...],
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Train on SOURCE and test on its later mail.
+
+    SOURCE is a folder that `prepare` wrote, or a mail source. Without it: an embedded synthetic mailbox.
+
+    \b
+    Example: mlx-email train prepared --model smollm2 --stage sft
+    """
+    from mlx_email import config, pipeline
+
+    chosen = config.load(config_name or config.for_model(model), [*([f"model={model}"] if model else []), *overrides])
+    run = out or Path("runs", datetime.now().strftime("%Y%m%d-%H%M%S"))
+    record = pipeline.train(source, chosen, run, stages, Progress(quiet=as_json))
+    click.echo(_json(record) if as_json else _training_table(record, run))
+
+
+@cli.command()
+@click.argument("sources", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, required=True, metavar="DIR", help="The folder to make.")
+@click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
+def prepare(sources: tuple[Path, ...], out: Path, as_json: bool) -> None:
+    """Turn mail into labelled tables: messages.parquet and features.parquet in DIR.
+
+    A source is a maildir in CMU's shape (<owner>/<folder>/<message>), as a folder or a .tar.gz of it.
+
+    \b
+    Example: mlx-email prepare enron.tar.gz --out prepared
+    """
+    from mlx_email.labels.prepare import prepare as run_prepare
+
+    with Progress(quiet=as_json).count("read mail", "messages") as advance:
+        counts = run_prepare(sources, out, progress=advance).counts()
+    click.echo(_json(counts) if as_json else _counts_table(counts, out))
+
+
+@cli.command()
+@click.argument("runs", type=PATH, nargs=-1, required=True)
+@click.option("--data", type=PATH, metavar="D", help="A prepared folder.  [default: the run's own data]")
+@click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
+def evaluate(runs: tuple[Path, ...], data: Path | None, split: Any, as_json: bool) -> None:
+    """Measure trained runs on a split of their mail, beside what needs no model.
+
+    \b
+    Example: mlx-email evaluate runs/20260102-101500 --split validation
+    """
+    from mlx_email import pipeline
+
+    records = [pipeline.evaluate_run(run, data, split, Progress(quiet=as_json)) for run in runs]
+    click.echo(_json(records) if as_json else "\n\n".join(_evaluation_table(record) for record in records))
+
+
+@cli.command()
+@click.argument("run", type=PATH)
+@click.argument("files", nargs=-1)
+@click.option("--owner", metavar="NAME", help="Whose mailbox it is, as in the training data, when there are several.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def predict(run: Path, files: tuple[str, ...], owner: str | None, as_json: bool) -> None:
+    """Say what to do with messages: FILE is an e-mail as it was sent (.eml), `-` or nothing is stdin.
+
+    \b
+    Example: mlx-email predict runs/20260102-101500 letter.eml
+    """
+    from mlx_email import pipeline
+
+    for prediction in pipeline.predict_files(run, files or ("-",), owner, Progress(quiet=True)):
+        click.echo(json.dumps(prediction, ensure_ascii=False) if as_json else _prediction_line(prediction))
+
+
+@cli.command()
+@click.argument("run", type=PATH)
+@click.option("--out", type=PATH, required=True, metavar="DIR", help="The model folder to make.")
+@click.option("--json", "as_json", is_flag=True, help="Print the agreement as JSON.")
+def export(run: Path, out: Path, as_json: bool) -> None:
+    """Merge a run's adapter into its model: an ordinary folder for `mlx_lm.generate --model DIR`.
+
+    \b
+    Example: mlx-email export runs/20260102-101500 --out my-model
+    """
+    from mlx_email import pipeline
+
+    record = pipeline.export(run, out, Progress(quiet=as_json))
+    click.echo(_json(record) if as_json else _export_table(record, out))
+
+
+@cli.command()
+@click.option("--out", type=PATH, required=True, metavar="DIR", help="The folder to make.")
+@click.option("--messages", type=click.IntRange(1), default=10_000, show_default=True, help="Received messages.")
+@click.option("--noise", type=click.FloatRange(0, 1), default=0.08, show_default=True, help="Share of slips.")
+@click.option("--seed", type=int, default=0, show_default=True)
+def synth(out: Path, messages: int, noise: float, seed: int) -> None:
+    """Write a synthetic mailbox of several owners, with a known best possible accuracy.
+
+    \b
+    Example: mlx-email synth --out mailbox --messages 2000
+    """
+    from mlx_email.synth.mailbox import write_mailbox
+
+    box = write_mailbox(out, messages=messages, noise=noise, seed=seed)
+    click.echo(f"{out / 'maildir'}: {box.received} received messages of {len(box.owners)} owners, {box.sent} sent")
+    click.echo(f"the best possible accuracy over all of them is {box.best_possible:.3f} ({out / 'rule.jsonl'})")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; gives the exit code: 2 for what the user gave, 1 for what went wrong, 130 for an interrupt."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    os.umask(0o077)  # what we write is made from mail
+    try:
+        cli.main(given, prog_name="mlx-email", standalone_mode=False)
+    except click.exceptions.Exit as leaving:
+        return leaving.exit_code
+    except click.ClickException as error:
+        return _report(error.format_message(), 2, debug)
+    except (KeyboardInterrupt, click.Abort):
+        return _report("interrupted", 130, debug=False)
+    except MlxEmailError as error:
+        return _report(str(error), error.exit_code, debug)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nobody reads any more; keep the exit from failing again
+        return 1
+    except Exception as error:
+        hint = "" if debug else " (a defect: `mlx-email --debug ...` shows where)"
+        return _report(f"{type(error).__name__}: {error}{hint}", 1, debug)
+    return 0
+
+
+def _report(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _training_table(record: dict[str, Any], run: Path) -> str:
+    baselines = record["test"]["baselines"]
+    messages = next(iter(record["stages"].values()))["test"]["messages"]
+    lines = [f"accuracy on the {messages} latest messages, never seen in training", ""]
+    lines += _baseline_lines(baselines)
+    lines += [_accuracy_line(name, stage["test"]) for name, stage in record["stages"].items()]
+    if "best_possible" in baselines:
+        lines.append(f"  {'best possible':22s} {baselines['best_possible']:.3f}")
+    return "\n".join([*lines, "", f"run folder: {run}"])
+
+
+def _baseline_lines(baselines: dict[str, float]) -> list[str]:
+    named = {"majority": "majority", "majority_per_owner": "majority per owner"}
+    return [f"  {title:22s} {baselines[key]:.3f}" for key, title in named.items() if key in baselines]
+
+
+def _accuracy_line(name: str, summary: dict[str, Any]) -> str:
+    low, high = summary["accuracy_interval"]
+    interval = f"(95% interval {low:.3f}-{high:.3f})"
+    return f"  {name:22s} {summary['accuracy']:.3f}  {interval}  macro-F1 {summary['macro_f1']:.3f}"
+
+
+def _evaluation_table(record: dict[str, Any]) -> str:
+    lines = [f"{record['run']}: stage {record['stage']}, {record['messages']} messages of the {record['split']} split"]
+    lines += _baseline_lines(record["baselines"])
+    lines.append(_accuracy_line(record["stage"], record))
+    if "best_possible" in record["baselines"]:
+        lines.append(f"  {'best possible':22s} {record['baselines']['best_possible']:.3f}")
+    lines += ["", f"  {'right / predicted':>18s} " + " ".join(f"{action:>11s}" for action in ACTIONS) + "      F1"]
+    for action, row in zip(ACTIONS, record["confusion"], strict=True):
+        lines.append(f"  {action:>18s} " + " ".join(f"{n:11d}" for n in row) + f"  {record['f1'][action]:6.3f}")
+    return "\n".join(lines)
+
+
+def _counts_table(counts: dict[str, Any], out: Path) -> str:
+    lines = [f"{out}: {counts['labelled']} labelled messages of {counts['owners']} owners"]
+    for name, value in counts.items():
+        shown = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else value
+        if shown != "":
+            lines.append(f"  {name:12s} {shown}")
+    return "\n".join(lines)
+
+
+def _prediction_line(prediction: dict[str, Any]) -> str:
+    return f"{prediction['action']:12s} {prediction['confidence']:.2f}  {prediction['file']}"
+
+
+def _export_table(record: dict[str, Any], out: Path) -> str:
+    agreement = record["agreement"]
+    return "\n".join(
+        [
+            f"{out}: {record['model']} with the adapter of stage {record['stage']}, {record['megabytes']:.1f} MB",
+            f"the same action as before merging on {agreement['same_action']:.1%} of {agreement['messages']} messages",
+            f"try: mlx_lm.generate --model {out} --prompt '...'",
+        ]
+    )

@@ -1,0 +1,217 @@
+"""The configuration: one tree of frozen records, filled from YAML and --set, strict in both.
+
+An unknown key or a wrong type is an error that names the place. The resolved tree, all defaults written out, is saved
+with the run.
+"""
+
+import difflib
+import importlib.resources
+import math
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+
+from mlx_email.errors import ConfigError
+
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Probability = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+
+class Synthetic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The embedded mailbox, used when `train` is given no mail."""
+
+    messages: PositiveInt = 10_000  # received ones, over all owners
+    noise: Share = 0.08  # share of messages where the owner does something else than the rule
+    seed: int = 0
+
+
+class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Adapters; the defaults are the source's."""
+
+    rank: PositiveInt = 64
+    alpha: PositiveFloat = 128.0
+    dropout: Probability = 0.05  # for SFT only: later stages compare with the policy itself
+    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Sft(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="algorithm", tag="sft"
+):
+    """Supervised fine-tuning; the defaults are the source's."""
+
+    name: str = "sft"
+    epochs: PositiveInt = 3
+    batch_size: PositiveInt = 4  # examples a micro-batch
+    accumulation: PositiveInt = 8  # micro-batches a step
+    learning_rate: PositiveFloat = 2e-5
+    warmup: Share = 0.1  # share of the steps
+    max_steps: PositiveInt | None = None  # stop there, the schedule ending with it
+    log_every: PositiveInt = 10  # steps
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Closed-set scoring."""
+
+    batch_size: PositiveInt = 32  # messages
+    max_messages: PositiveInt | None = None  # of a split, evenly spaced in time; None: all
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that decides what a run does."""
+
+    model: str = "tiny"
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+    max_prompt_tokens: PositiveInt = 1024
+    compile: bool | None = None  # mx.compile of the training step; None: where it pays (not on the CPU)
+    gradient_clip: PositiveFloat = 1.0  # global norm
+    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    synthetic: Synthetic = Synthetic()
+    lora: Lora = Lora()
+    stages: Annotated[tuple[Sft, ...], msgspec.Meta(min_length=1)] = (Sft(),)
+    evaluation: Evaluation = Evaluation()
+
+
+def load(name: str | None, overrides: typing.Sequence[str] = ()) -> Config:
+    """The configuration of a file or of a shipped name (`smollm2`), with `a.b=c` overrides; None: all defaults.
+
+    Raises ConfigError naming the file, the place and, for an unknown key, the nearest known one.
+    """
+    where, text = ("the defaults", "") if name is None else _read(name)
+    try:
+        tree = msgspec.yaml.decode(text) if text.strip() else {}
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{where} is not YAML: {_one_line(error)}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{where} is not a mapping of settings")
+    config = _convert(tree, where)
+    for override in overrides:
+        config = _override(config, override)
+    names = [stage.name for stage in config.stages]
+    if len(set(names)) != len(names):
+        raise ConfigError(f"{where}: two stages have the same name ({', '.join(names)})")
+    return config
+
+
+def for_model(model: str | None) -> str | None:
+    """The shipped configuration that goes with a model: the one of its name; None (the source's values) otherwise."""
+    if model in (None, "tiny"):
+        return "quickstart"
+    return model if model in shipped() else None
+
+
+def dump(config: Config) -> str:
+    """The whole tree as YAML; `load` of it gives an equal tree."""
+    return msgspec.yaml.encode(config).decode()
+
+
+def shipped() -> list[str]:
+    """The names of the configurations that are installed with the package."""
+    folder = importlib.resources.files("mlx_email.configs")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def _read(name: str) -> tuple[str, str]:
+    if name in shipped():
+        return name, importlib.resources.files("mlx_email.configs").joinpath(f"{name}.yaml").read_text()
+    try:
+        return name, Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        hint = f"shipped configurations: {', '.join(shipped())}"
+        raise ConfigError(f"no configuration at {name} ({_one_line(error)}); {hint}") from error
+
+
+def _convert(tree: Any, where: str) -> Config:
+    _refuse_unknown(tree, Config, where, "")
+    try:
+        config = msgspec.convert(tree, Config, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_one_line(error)}") from error
+    _refuse_not_finite(msgspec.yaml.decode(dump(config)), where, "")
+    return config
+
+
+def _override(config: Config, override: str) -> Config:
+    """`a.b=c`; an element of a list is named by its index or its `name` (`stages.sft.epochs=1`)."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {override}: write it as --set a.b=value")
+    try:
+        value = msgspec.yaml.decode(text) if text.strip() else None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"--set {path}: {text!r} is not a YAML value") from error
+    tree = msgspec.yaml.decode(dump(config))  # lists where the records have tuples
+    node: Any = tree
+    *parents, last = path.split(".")
+    for part in parents:
+        node = _step(node, part, path)
+    if isinstance(node, list):
+        raise ConfigError(f"--set {path}: name a setting inside {last!r}")
+    if not isinstance(node, dict):
+        raise ConfigError(f"--set {path}: there is nothing inside {parents[-1]!r}")
+    if last not in node:
+        raise ConfigError(f"--set {path}: no setting {last!r}{_nearest(last, node)}")
+    node[last] = value
+    return _convert(tree, f"--set {path}")
+
+
+def _step(node: Any, part: str, path: str) -> Any:
+    if isinstance(node, list):
+        named = {element["name"]: element for element in node if "name" in element}
+        if part in named:
+            return named[part]
+        if part.isdigit() and int(part) < len(node):
+            return node[int(part)]
+        raise ConfigError(f"--set {path}: no stage {part!r}; there are {', '.join(named)}")
+    if not isinstance(node, dict) or part not in node:
+        raise ConfigError(f"--set {path}: no setting {part!r}{_nearest(part, node if isinstance(node, dict) else {})}")
+    return node[part]
+
+
+def _refuse_unknown(tree: Any, record: Any, where: str, path: str) -> None:
+    """msgspec refuses unknown keys too, but does not say which one was meant."""
+    if isinstance(tree, list):
+        for index, element in enumerate(tree):
+            _refuse_unknown(element, record, where, f"{path.rstrip('.')}[{index}].")
+    if not isinstance(tree, dict) or not (isinstance(record, type) and issubclass(record, msgspec.Struct)):
+        return
+    fields = {field.name: _record_of(field.type) for field in msgspec.structs.fields(record)}
+    tag = record.__struct_config__.tag_field
+    for key, value in tree.items():
+        if key == tag:
+            continue
+        if key not in fields:
+            raise ConfigError(f"{where}: no setting {path}{key}{_nearest(str(key), fields)}")
+        _refuse_unknown(value, fields[key], where, f"{path}{key}.")
+
+
+def _record_of(kind: Any) -> Any:
+    """The record inside a field's type (`tuple[Sft, ...]`, `X | None`), or the type itself."""
+    if typing.get_origin(kind) is Annotated:
+        kind = typing.get_args(kind)[0]
+    if typing.get_origin(kind) in (tuple, typing.Union, types.UnionType):
+        records = [a for a in typing.get_args(kind) if isinstance(a, type) and issubclass(a, msgspec.Struct)]
+        return records[0] if records else kind
+    return kind
+
+
+def _refuse_not_finite(tree: Any, where: str, path: str) -> None:
+    if isinstance(tree, float) and not math.isfinite(tree):
+        raise ConfigError(f"{where}: {path.rstrip('.')} is {tree}: a finite number is needed")
+    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for key, value in pairs:
+        _refuse_not_finite(value, where, f"{path}{key}.")
+
+
+def _nearest(key: str, known: typing.Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(key, names, n=1)
+    return f": did you mean {close[0]}?" if close else f"; there are {', '.join(sorted(names))}" if names else ""
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,70 @@
+"""How good predictions are, in numbers. Arrays of action indices (into ACTIONS) in, plain values out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from mlx_email.labels.schema import ACTIONS, Row, predicted_action
+
+
+def targets(rows: Sequence[Row]) -> np.ndarray:
+    """The right action of each message as an index into ACTIONS, (N,) int."""
+    return np.array([ACTIONS.index(predicted_action(row.action, row.response_time_hours)) for row in rows], int)
+
+
+def accuracy(target: np.ndarray, predicted: np.ndarray) -> float:
+    """Share of right predictions."""
+    return float(np.mean(target == predicted))
+
+
+def confusion(target: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """Counts (5, 5): row = right action, column = predicted."""
+    counts = np.zeros((len(ACTIONS), len(ACTIONS)), int)
+    np.add.at(counts, (target, predicted), 1)
+    return counts
+
+
+def f1(counts: np.ndarray) -> np.ndarray:
+    """F1 of each action from a confusion matrix, (5,): 2 tp / (2 tp + fp + fn); 0 for an action nobody took or said."""
+    right = np.diag(counts).astype(float)
+    return 2 * right / np.maximum(counts.sum(axis=0) + counts.sum(axis=1), 1)
+
+
+def macro_f1(target: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean F1 over the actions that occur among the targets or the predictions.
+
+    >>> round(macro_f1(np.array([0, 0, 4, 4]), np.array([0, 4, 4, 4])), 4)
+    0.7333
+    """
+    counts = confusion(target, predicted)
+    occurs = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
+    return float(f1(counts)[occurs].mean())
+
+
+def interval(right: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+    """95% percentile bootstrap interval of a mean over messages, (low, high).
+
+    Each resample of a 0/1 column has a binomial number of ones, so it is drawn directly.
+    """
+    drawn = np.random.default_rng(seed).binomial(len(right), right.mean(), resamples) / len(right)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def summary(rows: Sequence[Row], probabilities: np.ndarray) -> dict[str, Any]:
+    """The metrics of one set of messages: what metrics.json holds for a split."""
+    target, predicted = targets(rows), probabilities.argmax(axis=1)
+    counts = confusion(target, predicted)
+    low, high = interval(target == predicted)
+    chosen = probabilities[np.arange(len(target)), target]
+    return {
+        "messages": len(rows),
+        "accuracy": accuracy(target, predicted),
+        "accuracy_interval": [low, high],
+        "macro_f1": macro_f1(target, predicted),
+        "nll": float(-np.log(np.maximum(chosen, 1e-300)).mean()),
+        "f1": dict(zip(ACTIONS, f1(counts).tolist(), strict=True)),
+        "confusion": counts.tolist(),
+        "confidence": float(probabilities.max(axis=1).mean()),
+    }

@@ -1,0 +1,115 @@
+"""Files that are either whole or absent.
+
+A folder is published by writing a hidden folder beside it and renaming that; a file likewise. So a reader never sees
+half of one, and a crash leaves at most a `.tmp-...` entry that the next run removes.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mlx_email.errors import MlxEmailError, UserError
+
+TEMPORARY = ".tmp-"
+
+
+def fsync(path: Path) -> None:
+    """Flush a file or a folder to its disk. On macOS `F_FULLFSYNC`, since fsync stops at the drive's cache there."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        full = getattr(fcntl, "F_FULLFSYNC", None)
+        if full is not None:
+            # Some file systems (network shares) do not know it; then fsync is the most there is.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(descriptor, full)
+                return
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write(path: Path, data: bytes | str) -> None:
+    """Replace `path` by `data` in one step; mode 0600, since what we write is made from mail."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+        fsync(temporary)
+        os.replace(temporary, path)
+        fsync(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MlxEmailError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write` a value as indented JSON with sorted keys; non-finite numbers are refused."""
+    write(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextlib.contextmanager
+def publish(folder: Path) -> Generator[Path]:
+    """Give a hidden folder to fill; on a clean exit it takes the place of `folder`, otherwise it is removed.
+
+    Every file in it is flushed first. Raises UserError where `folder` exists and is not empty, so nothing that
+    somebody made is ever replaced, and where its parent cannot be written.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty: name a new folder")
+    temporary = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(mode=0o700)
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    try:
+        yield temporary
+        for path in sorted(temporary.rglob("*")):
+            fsync(path)
+        fsync(temporary)
+        if folder.exists():
+            folder.rmdir()  # empty, as checked above
+        os.rename(temporary, folder)
+        fsync(folder.parent)
+    except OSError as error:
+        raise MlxEmailError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sha256(path: Path) -> str:
+    """The file's SHA-256, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Hold the folder for this process; UserError at once, naming the process, where another one holds it.
+
+    The kernel drops the lock with its process, so none is ever stale.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file: BinaryIO = (folder / ".lock").open("a+b")
+    except OSError as error:
+        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().decode(errors="replace").strip() or "another process"
+            raise UserError(f"{folder} is in use by process {holder}: wait for it, or name another --out") from None
+        file.truncate(0)
+        file.write(str(os.getpid()).encode())
+        file.flush()
+        yield

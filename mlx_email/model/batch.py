@@ -1,0 +1,54 @@
+"""Token ids to padded arrays: the columns that the forward path takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with its G completions, as token ids."""
+
+    id: str  # the message's id, to name it in an error
+    prompt: Sequence[int]
+    completions: tuple[Sequence[int], ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch: B prompts with G completions each. Rows of padding have length 1 and an all-zero mask.
+
+    `arrays` holds prompts (B, P) int32, prompt_lengths (B,) int32, completions (B, G, C) int32 and completion_mask
+    (B, G, C) float32; an algorithm's `prepare` adds columns of its own.
+    """
+
+    ids: tuple[str, ...]  # of the real rows
+    arrays: dict[str, mx.array]
+    tokens: int  # real completion tokens
+
+
+def collate(examples: Sequence[Example], rows: int, prompt_width: int, completion_width: int) -> Batch:
+    """Pad examples to one shape (rows, prompt_width) and (rows, G, completion_width); missing rows are masked."""
+    branches = len(examples[0].completions)
+    prompts = np.zeros((rows, prompt_width), np.int32)
+    lengths = np.ones(rows, np.int32)  # a padding row keeps one position, since each row needs a last one
+    completions = np.zeros((rows, branches, completion_width), np.int32)
+    mask = np.zeros((rows, branches, completion_width), np.float32)
+    for row, example in enumerate(examples):
+        lengths[row] = len(example.prompt)
+        prompts[row, : lengths[row]] = example.prompt
+        for branch, completion in enumerate(example.completions):
+            completions[row, branch, : len(completion)] = completion
+            mask[row, branch, : len(completion)] = 1
+    return Batch(
+        ids=tuple(example.id for example in examples),
+        arrays={
+            "prompts": mx.array(prompts),
+            "prompt_lengths": mx.array(lengths),
+            "completions": mx.array(completions),
+            "completion_mask": mx.array(mask),
+        },
+        tokens=int(mask.sum()),
+    )

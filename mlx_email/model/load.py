@@ -1,0 +1,68 @@
+"""Weights from disk to a model that is ready to compute here."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from mlx_lm.utils import load_model, load_tokenizer
+
+from mlx_email.errors import ModelError
+from mlx_email.kernels import quantized
+from mlx_email.model import source
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model: loaded once a process, shared by everything that needs it."""
+
+    model: nn.Module
+    tokenizer: TokenizerWrapper
+    config: dict[str, Any]  # config.json
+    folder: Path
+
+
+class QuantizedLinear(nn.QuantizedLinear):
+    """mlx's layer, its product run the way that is fastest here (`kernels.quantized`). Same arrays, same files."""
+
+    def __call__(self, x: mx.array) -> mx.array:
+        packed = quantized.Quantized(
+            self.weight, self.scales, self.get("biases"), self.group_size, self.bits, self.mode
+        )
+        y = quantized.matmul(x, packed)
+        return y + self.bias if "bias" in self else y
+
+
+def load(name: str, *, offline: bool = False) -> Base:
+    """Load a model by name (`tiny`, `smollm2`, a folder, a Hugging Face id), frozen and in eval mode.
+
+    Weights are memory-mapped and read when first used. Raises ModelError where it cannot be found or used.
+    """
+    folder = source.resolve(name, offline=offline)
+    try:
+        model, config = load_model(folder, lazy=True)
+        tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelError(f"{folder} cannot be loaded as a model: {first_line}") from error
+    prepare(model)
+    return Base(model, tokenizer, config, folder)
+
+
+def prepare(model: nn.Module) -> None:
+    """Make a freshly loaded model compute well on this device, in place, without unpacking it."""
+    model.freeze()
+    model.eval()
+    if mx.default_device() == mx.Device(mx.cpu):
+        # Half precision is about 1,000 times slower than float32 there.
+        model.update(tree_map(_widened, model.parameters()))
+    for module in model.modules():
+        if type(module) is nn.QuantizedLinear:
+            module.__class__ = QuantizedLinear  # the arrays stay where they are; only the product changes
+
+
+def _widened(array: mx.array) -> mx.array:
+    return array.astype(mx.float32) if array.dtype in (mx.float16, mx.bfloat16) else array

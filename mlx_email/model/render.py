@@ -1,0 +1,114 @@
+"""From an example to token ids.
+
+A prompt is three pieces: the chat template before the user's words, the user's words, the template after them. Only
+the template is encoded with control tokens; the words, mail included, go through a tokenizer that has none, so no text
+in a mail can become one. The ids of harmless mail are what the template applied to the whole text would give.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from mlx_lm.tokenizer_utils import TokenizerWrapper
+from tokenizers import Tokenizer
+
+from mlx_email.errors import ModelError
+from mlx_email.labels.schema import ACTIONS, Action, Row
+from mlx_email.model.wording import BODY_CHARACTERS, Answer, action_text, answer_text, prompt_text
+
+MARK = "user words stand here"  # replaced by the words; any text that a template leaves alone would do
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """A tokenizer, taken apart so that text and control tokens cannot mix."""
+
+    words: Tokenizer  # without special and added tokens
+    before: tuple[int, ...]  # the template up to the user's words
+    after: tuple[int, ...]  # from there to where the answer begins
+    end: tuple[int, ...]  # what ends an answer
+    actions: dict[Action, tuple[int, ...]]  # `Action: X` with its newline, as in an answer
+
+
+def renderer(tokenizer: TokenizerWrapper) -> Renderer:
+    """Take a tokenizer apart.
+
+    Raises ModelError where it cannot keep text and control tokens apart, or where an action's line does not have the
+    same ids alone as inside an answer (closed-set scoring would then measure something else).
+    """
+    words = _without_added_tokens(tokenizer)
+    before, after = _template(tokenizer, [{"role": "user", "content": MARK}], add_generation_prompt=True)
+    answered = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
+    _, closing = _template(tokenizer, answered, add_generation_prompt=False)
+    stops = [i for i, token in enumerate(closing) if token in tokenizer.eos_token_ids]
+    end = closing[: stops[0] + 1] if stops else (tokenizer.eos_token_id,)
+
+    control = set(tokenizer.added_tokens_decoder)
+    for token in tokenizer.added_tokens_decoder.values():
+        if control & set(words.encode(f"a {token.content} b", add_special_tokens=False).ids):
+            raise ModelError(f"this tokenizer turns the plain text {token.content!r} into a control token")
+
+    actions = {}
+    for action in ACTIONS:
+        ids = _ids(words, action_text(action))
+        if _ids(words, answer_text(Answer(action, 0.5, "none")))[: len(ids)] != ids:
+            raise ModelError(f"this tokenizer joins the line {action_text(action)!r} with the text after it")
+        actions[action] = ids
+    return Renderer(words, before, after, end, actions)
+
+
+def prompt_ids(renderer: Renderer, row: Row, limit: int) -> list[int]:
+    """A message's prompt, at most `limit` tokens: the body gives way at its end, never a header or the question.
+
+    Raises ModelError where the rest alone is longer than the limit.
+    """
+
+    def ids(body_characters: int) -> list[int]:
+        return [*renderer.before, *_ids(renderer.words, prompt_text(row, body_characters)), *renderer.after]
+
+    whole = ids(BODY_CHARACTERS)
+    if len(whole) <= limit:
+        return whole
+    fits, too_long = 0, min(len(row.body), BODY_CHARACTERS)
+    if len(ids(0)) > limit:
+        raise ModelError(f"a prompt's headers and question alone are longer than max_prompt_tokens={limit}: raise it")
+    while too_long - fits > 1:
+        middle = (fits + too_long) // 2
+        fits, too_long = (middle, too_long) if len(ids(middle)) <= limit else (fits, middle)
+    return ids(fits)
+
+
+def answer_ids(renderer: Renderer, answer: Answer) -> list[int]:
+    """An answer and what ends it: a completion."""
+    return [*_ids(renderer.words, answer_text(answer)), *renderer.end]
+
+
+def _ids(words: Tokenizer, text: str) -> tuple[int, ...]:
+    return tuple(words.encode(text, add_special_tokens=False).ids)
+
+
+def _without_added_tokens(tokenizer: TokenizerWrapper) -> Tokenizer:
+    description: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    description["added_tokens"] = []
+    description["post_processor"] = None
+    description["truncation"] = description["padding"] = None
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def _template(
+    tokenizer: TokenizerWrapper, messages: list[dict[str, str]], *, add_generation_prompt: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids of the chat template before and after MARK. Without a template: a beginning token, and a new line."""
+    if not tokenizer.has_chat_template:
+        first = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
+        return first, tuple(tokenizer.encode("\n", add_special_tokens=False))
+    text = tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
+    )
+    if text.count(MARK) != 1:
+        raise ModelError("this model's chat template does not repeat the user's words as they are")
+    before, after = text.split(MARK)
+    return (
+        tuple(tokenizer.encode(before, add_special_tokens=False)),
+        tuple(tokenizer.encode(after, add_special_tokens=False)),
+    )

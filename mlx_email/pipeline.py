@@ -1,0 +1,174 @@
+"""The whole job: mail to a labelled table, a model trained on it stage by stage, and what it is worth on later mail."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_email import config as configuration
+from mlx_email import files
+from mlx_email.config import Config
+from mlx_email.errors import DataError
+from mlx_email.evaluate import baselines, metrics
+from mlx_email.evaluate.score import action_logps, probabilities
+from mlx_email.labels.prepare import prepare
+from mlx_email.labels.schema import Row, Split, read_rows
+from mlx_email.model import load as loading
+from mlx_email.model import lora, source
+from mlx_email.model.load import Base
+from mlx_email.model.render import Renderer, renderer
+from mlx_email.progress import Progress
+from mlx_email.synth.mailbox import best_possible, write_mailbox
+from mlx_email.train import run as runs
+from mlx_email.train.run import DATA, FEATURES
+
+PEOPLE = "people.parquet"
+RULE = "rule.jsonl"
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A trained model, ready to ask."""
+
+    base: Base
+    renderer: Renderer
+    config: Config
+    stage: str
+
+
+def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """Make a run folder: data, the stages, metrics on the test split; gives what metrics.json holds.
+
+    `mail` is a folder that `prepare` wrote, its features.parquet, or any mail source; None: the embedded mailbox.
+    What the user gave is checked before anything is written. Raises UserError for it.
+    """
+    chosen = [stage for stage in config.stages if not stages or stage.name in stages]
+    if unknown := set(stages) - {stage.name for stage in config.stages}:
+        names = ", ".join(stage.name for stage in config.stages)
+        raise configuration.ConfigError(f"--stage {', '.join(sorted(unknown))}: the configuration has {names}")
+    source.resolve(config.model)
+    with files.publish(run) as folder:
+        (folder / DATA).mkdir()
+        collect(mail, folder / DATA, config, progress)
+        train_rows = list(read_rows(folder / DATA / FEATURES, "train"))
+        test_rows = list(read_rows(folder / DATA / FEATURES, "test"))
+        if not train_rows or not test_rows:
+            raise DataError(
+                f"{mail or 'the embedded mailbox'} has {len(train_rows)} messages to train on and {len(test_rows)} to "
+                "test on: more mail is needed"
+            )
+        files.write(folder / runs.CONFIG, configuration.dump(config))
+        files.write_json(folder / runs.ENVIRONMENT, runs.environment())
+    with files.locked(run):
+        base = loading.load(config.model)
+        words = renderer(base.tokenizer)
+        test_rows = spread(test_rows, config.evaluation.max_messages)
+        record: dict[str, Any] = {"test": {"baselines": baseline_summary(run, train_rows, test_rows)}, "stages": {}}
+        for stage in chosen:
+            with progress.steps(f"train {stage.name}") as bar:
+                runs.train_stage(run, base, words, train_rows, stage, config, on_step=bar.step)
+            policy = Policy(base, words, config, stage.name)
+            record["stages"][stage.name] = {"test": evaluate(policy, test_rows, progress)}
+            runs.append_event(run, {"event": "evaluate", "stage": stage.name, **record["stages"][stage.name]["test"]})
+        record["final"] = chosen[-1].name
+        files.write_json(run / runs.METRICS, record)
+    return record
+
+
+def collect(mail: Path | None, data: Path, config: Config, progress: Progress) -> None:
+    """Put the labelled table into a run's data folder: linked where it is prepared, else made here."""
+    if mail is None:
+        with progress.phase("write the embedded mailbox"):
+            box = data / "mailbox"
+            write_mailbox(
+                box,
+                messages=config.synthetic.messages,
+                noise=config.synthetic.noise,
+                seed=config.synthetic.seed,
+            )
+        with progress.count("read mail", "messages") as advance:
+            prepare([box / "maildir"], data / "table", progress=advance)
+        runs.link(box / RULE, data / RULE)
+        shutil.rmtree(box)
+        adopt(data / "table", data)
+        shutil.rmtree(data / "table")
+        return
+    prepared = mail.parent if mail.name == FEATURES else mail
+    if (prepared / FEATURES).is_file():
+        adopt(prepared, data)
+        return
+    with progress.count("read mail", "messages") as advance:
+        prepare([mail], data / "table", progress=advance)
+    adopt(data / "table", data)
+    shutil.rmtree(data / "table")
+
+
+def adopt(prepared: Path, data: Path) -> None:
+    """Link what a run needs of a prepared folder."""
+    for name in (FEATURES, PEOPLE):
+        if not (prepared / name).is_file():
+            raise DataError(f"{prepared} has no {name}: run mlx-email prepare again")
+        runs.link(prepared / name, data / name)
+
+
+def open_policy(run: Path) -> Policy:
+    """The trained model of a run's last finished stage."""
+    config = runs.open_run(run)
+    stage = runs.last_stage(run, config)
+    base = loading.load(config.model)
+    lora.load(base.model, stage)
+    return Policy(base, renderer(base.tokenizer), config, stage.name)
+
+
+def evaluate(policy: Policy, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
+    """The metrics of a policy on some messages."""
+    return metrics.summary(rows, predict(policy, rows, progress))
+
+
+def predict(policy: Policy, rows: Sequence[Row], progress: Progress) -> np.ndarray:
+    """Probabilities of the five actions, (N, 5), columns in the order of ACTIONS."""
+    with progress.count(f"score {policy.stage}", "messages", len(rows)) as advance:
+        logps = action_logps(
+            policy.base,
+            policy.renderer,
+            rows,
+            batch_size=policy.config.evaluation.batch_size,
+            limit=policy.config.max_prompt_tokens,
+            progress=advance,
+        )
+    return probabilities(logps)
+
+
+def evaluate_run(run: Path, data: Path | None, split: Split, progress: Progress) -> dict[str, Any]:
+    """Evaluate a run's last stage on a split of its own data, or of another prepared folder."""
+    policy = open_policy(run)
+    table = run / DATA / FEATURES if data is None else (data / FEATURES if data.is_dir() else data)
+    rows = spread(list(read_rows(table, split)), policy.config.evaluation.max_messages)
+    if not rows:
+        raise DataError(f"{table} has no messages in the split {split!r}")
+    known = list(read_rows(table, "train"))
+    base = baseline_summary(run if data is None else None, known, rows) if known else {}
+    measured = evaluate(policy, rows, progress)
+    return {"run": str(run), "stage": policy.stage, "split": split, "baselines": base, **measured}
+
+
+def baseline_summary(run: Path | None, train_rows: Sequence[Row], rows: Sequence[Row]) -> dict[str, float]:
+    """Accuracies to beat on `rows`, and for the embedded mailbox the best possible one."""
+    target = metrics.targets(rows)
+    summary = {
+        "majority": metrics.accuracy(target, baselines.majority(train_rows, rows)),
+        "majority_per_owner": metrics.accuracy(target, baselines.majority_per_owner(train_rows, rows)),
+    }
+    if run is not None and (run / DATA / RULE).is_file():
+        summary["best_possible"] = best_possible(run / DATA / RULE, rows)
+    return summary
+
+
+def spread(rows: list[Row], most: int | None) -> list[Row]:
+    """At most `most` rows, evenly spaced over the file's order (by owner, then time); all where None."""
+    if most is None or len(rows) <= most:
+        return rows
+    return [rows[index] for index in np.linspace(0, len(rows) - 1, most).round().astype(int)]

@@ -1,0 +1,63 @@
+"""Progress for people: bars on stderr. Nothing else prints while something runs."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from mlx_email.train.loop import StepResult
+
+
+@dataclass(frozen=True)
+class StepBar:
+    """A bar of optimiser steps: loss and real supervised tokens a second."""
+
+    bar: tqdm
+
+    def step(self, result: "StepResult", steps: int) -> None:
+        self.bar.total = steps
+        speed = result.tokens / result.seconds
+        self.bar.set_postfix_str(f"loss {result.loss:.3f}, {speed:.0f} tokens/s", refresh=False)
+        self.bar.update(1)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where progress goes. `quiet` shows nothing: for --json and tests."""
+
+    quiet: bool = False
+
+    @contextlib.contextmanager
+    def steps(self, what: str) -> Generator[StepBar]:
+        with self._bar(what, "step") as bar:
+            yield StepBar(bar)
+
+    @contextlib.contextmanager
+    def count(self, what: str, unit: str, total: int | None = None) -> Generator[Callable[[int], object]]:
+        """Gives a function to call with how many more are done."""
+        with self._bar(what, unit, total) as bar:
+            yield bar.update
+
+    @contextlib.contextmanager
+    def phase(self, what: str) -> Generator[None]:
+        """Something short that has no parts to count."""
+        started = time.perf_counter()
+        yield
+        if not self.quiet:
+            tqdm.write(f"{what}: {time.perf_counter() - started:.1f} s", file=sys.stderr)
+
+    def _bar(self, what: str, unit: str, total: int | None = None) -> tqdm:
+        return tqdm(
+            desc=what,
+            unit=f" {unit}",
+            total=total,
+            disable=self.quiet,
+            file=sys.stderr,
+            dynamic_ncols=True,
+            mininterval=0.5,
+        )

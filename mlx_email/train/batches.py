@@ -1,0 +1,104 @@
+"""Examples to padded batches: little padding, few shapes, every example exactly once an epoch.
+
+Examples are put into buckets of similar prompt length; a bucket is one shape, so a compiled step has at most
+`MAX_SHAPES` traces (`mx.compile` never drops one). Which examples share a batch, and the order of the batches, are
+functions of (seed, epoch) alone: a checkpoint need not store them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from mlx_email.model.batch import Batch, Example, collate
+
+MAX_SHAPES = 8
+CANDIDATES = 128  # places where a border between two buckets may lie
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How examples are cut into micro-batches: buckets of indices, each padded to one prompt width."""
+
+    buckets: tuple[tuple[int, ...], ...]
+    widths: tuple[int, ...]
+    completion_width: int
+    batch_size: int
+
+    @property
+    def batches(self) -> int:
+        """Micro-batches an epoch."""
+        return sum(-(-len(bucket) // self.batch_size) for bucket in self.buckets)
+
+
+def plan(examples: Sequence[Example], batch_size: int) -> Plan:
+    """Buckets by prompt length, at most MAX_SHAPES, with the borders that pad least.
+
+    The borders are chosen exactly among CANDIDATES places, half of them at even counts and half at even lengths (the
+    lengths of mail have a long tail, and equal counts would pad all of the last bucket to the longest mail).
+    """
+    order = np.array(sorted(range(len(examples)), key=lambda index: (len(examples[index].prompt), index)))
+    lengths = np.array([len(examples[index].prompt) for index in order])
+    by_count = np.linspace(0, len(order), CANDIDATES // 2 + 1).round().astype(int)
+    by_length = np.searchsorted(lengths, np.linspace(lengths[0], lengths[-1], CANDIDATES // 2 + 1), side="right")
+    borders = least_padding(lengths, np.unique([*by_count, *by_length, 0, len(order)]), batch_size)
+    buckets = [order[start:stop] for start, stop in pairwise(borders)]
+    return Plan(
+        buckets=tuple(tuple(bucket.tolist()) for bucket in buckets),
+        widths=tuple(len(examples[bucket[-1]].prompt) for bucket in buckets),
+        completion_width=max(len(c) for example in examples for c in example.completions),
+        batch_size=batch_size,
+    )
+
+
+def least_padding(lengths: np.ndarray, places: np.ndarray, batch_size: int) -> list[int]:
+    """Borders (0, ..., N) of at most MAX_SHAPES buckets of the sorted `lengths`, out of `places`, with the fewest
+    padded positions, partial batches included. Dynamic programming over (buckets used, place): exact.
+
+    >>> least_padding(np.array([1, 1, 1, 1, 9, 9]), np.arange(7), batch_size=2)
+    [0, 4, 6]
+    """
+    counts = places[None, :] - places[:, None]  # from place i to place j
+    widths = np.concatenate([[0], lengths])[places]  # of a bucket that ends at place j
+    cost = np.where(counts > 0, -(-counts // batch_size) * batch_size * widths[None, :], np.inf)
+    best = np.where(places == 0, 0.0, np.inf)
+    back: list[np.ndarray] = []
+    totals = []
+    for _ in range(MAX_SHAPES):
+        through = best[:, None] + cost
+        back.append(through.argmin(axis=0))
+        best = through.min(axis=0)
+        totals.append(best[-1])
+    at = len(places) - 1
+    borders = [int(places[at])]
+    for step in reversed(back[: int(np.argmin(totals)) + 1]):
+        at = int(step[at])
+        borders.insert(0, int(places[at]))
+    return borders
+
+
+def epoch_order(plan: Plan, seed: int, epoch: int) -> list[tuple[int, tuple[int, ...]]]:
+    """The epoch's micro-batches as (bucket, indices), shuffled within buckets and then among each other."""
+    rng = np.random.default_rng([seed, epoch])
+    batches = []
+    for number, bucket in enumerate(plan.buckets):
+        shuffled = [bucket[i] for i in rng.permutation(len(bucket))]
+        for start in range(0, len(shuffled), plan.batch_size):
+            batches.append((number, tuple(shuffled[start : start + plan.batch_size])))
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def steps(examples: Sequence[Example], plan: Plan, accumulation: int, seed: int, epoch: int) -> Iterator[list[Batch]]:
+    """The epoch's optimiser steps, each a list of at most `accumulation` micro-batches; the last may have fewer."""
+    order = epoch_order(plan, seed, epoch)
+    for start in range(0, len(order), accumulation):
+        yield [
+            collate([examples[i] for i in indices], plan.batch_size, plan.widths[bucket], plan.completion_width)
+            for bucket, indices in order[start : start + accumulation]
+        ]
+
+
+def steps_per_epoch(plan: Plan, accumulation: int) -> int:
+    """Optimiser steps an epoch."""
+    return -(-plan.batches // accumulation)

@@ -1,0 +1,26 @@
+"""Every test runs with the fast BLAS (mlx_email is imported before mlx) and without a network."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+import mlx_email  # noqa: F401 - first, so that it can load the BLAS
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(self, address):
+        raise OSError(f"a test tried to reach {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of real mail and recorded losses beside a checkout; the project passes its tests without it."""
+    if not SHARED.is_dir():
+        pytest.skip("needs ../shared, the folder of real mail and recorded losses")
+    return SHARED
