@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+
 from mlx_email.kernels.quantized import Quantized, unpacks
 
 # Logits alive at once, in elements: 64 MiB of float32.

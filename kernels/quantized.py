@@ -72,4 +72,4 @@ def matmul(x: mx.array, matrix: Quantized) -> mx.array:
     def product_vjp(primals: mx.array, cotangent: mx.array, output: mx.array) -> mx.array:  # noqa: ARG001
         return cotangent @ matrix.dense()
 
-    return product(x)  # ty: ignore[invalid-return-type] - mlx types it as object
+    return product(x)  # ty: ignore[invalid-explicit-return] - mlx types it as object

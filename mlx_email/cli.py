@@ -72,10 +72,12 @@ def prepare(sources: tuple[Path, ...], out: Path, as_json: bool) -> None:
     \b
     Example: mlx-email prepare enron.tar.gz --out prepared
     """
+    import msgspec
+
     from mlx_email.labels.prepare import prepare as run_prepare
 
-    with Progress(quiet=as_json).count("read mail", "messages") as advance:
-        counts = run_prepare(sources, out, progress=advance).counts()
+    with Progress(quiet=as_json).reading() as advance:
+        counts = msgspec.to_builtins(run_prepare(sources, out, progress=advance))
     click.echo(_json(counts) if as_json else _counts_table(counts, out))
 
 
@@ -165,6 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - nobody reads any more; keep the exit from failing again
         return 1
+    except OSError as error:
+        return _report(f"{error.strerror or error}: {error.filename}" if error.filename else str(error), 1, debug)
     except Exception as error:
         hint = "" if debug else " (a defect: `mlx-email --debug ...` shows where)"
         return _report(f"{type(error).__name__}: {error}{hint}", 1, debug)

@@ -72,17 +72,22 @@ def publish(folder: Path) -> Generator[Path]:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     try:
         yield temporary
+        _rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _rename(temporary: Path, folder: Path) -> None:
+    try:
         for path in sorted(temporary.rglob("*")):
             fsync(path)
         fsync(temporary)
         if folder.exists():
-            folder.rmdir()  # empty, as checked above
+            folder.rmdir()  # empty: `publish` has checked
         os.rename(temporary, folder)
         fsync(folder.parent)
     except OSError as error:
         raise MlxEmailError(f"cannot write {folder}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def sha256(path: Path) -> str:

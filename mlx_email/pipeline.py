@@ -1,11 +1,13 @@
 """The whole job: mail to a labelled table, a model trained on it stage by stage, and what it is worth on later mail."""
 
-import shutil
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from mlx_email import config as configuration
@@ -14,8 +16,12 @@ from mlx_email.config import Config
 from mlx_email.errors import DataError
 from mlx_email.evaluate import baselines, metrics
 from mlx_email.evaluate.score import action_logps, probabilities
-from mlx_email.labels.prepare import prepare
-from mlx_email.labels.schema import Row, Split, read_rows
+from mlx_email.export import fuse
+from mlx_email.labels.prepare import FEATURES, SENDERS, features_of, prepare
+from mlx_email.labels.schema import ACTIONS, Row, Split, read_rows
+from mlx_email.labels.tables import read_people
+from mlx_email.mail.message import Message, NotMail
+from mlx_email.mail.read import read_message
 from mlx_email.model import load as loading
 from mlx_email.model import lora, source
 from mlx_email.model.load import Base
@@ -23,10 +29,10 @@ from mlx_email.model.render import Renderer, renderer
 from mlx_email.progress import Progress
 from mlx_email.synth.mailbox import best_possible, write_mailbox
 from mlx_email.train import run as runs
-from mlx_email.train.run import DATA, FEATURES
+from mlx_email.train.run import DATA
 
-PEOPLE = "people.parquet"
 RULE = "rule.jsonl"
+AGREEMENT_MESSAGES = 200  # validation messages on which a merged model is compared with its adapter
 
 
 @dataclass(frozen=True)
@@ -80,35 +86,26 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
 
 def collect(mail: Path | None, data: Path, config: Config, progress: Progress) -> None:
     """Put the labelled table into a run's data folder: linked where it is prepared, else made here."""
-    if mail is None:
-        with progress.phase("write the embedded mailbox"):
-            box = data / "mailbox"
-            write_mailbox(
-                box,
-                messages=config.synthetic.messages,
-                noise=config.synthetic.noise,
-                seed=config.synthetic.seed,
-            )
-        with progress.count("read mail", "messages") as advance:
-            prepare([box / "maildir"], data / "table", progress=advance)
-        runs.link(box / RULE, data / RULE)
-        shutil.rmtree(box)
-        adopt(data / "table", data)
-        shutil.rmtree(data / "table")
-        return
-    prepared = mail.parent if mail.name == FEATURES else mail
-    if (prepared / FEATURES).is_file():
-        adopt(prepared, data)
-        return
-    with progress.count("read mail", "messages") as advance:
-        prepare([mail], data / "table", progress=advance)
-    adopt(data / "table", data)
-    shutil.rmtree(data / "table")
+    if mail is not None:
+        prepared = mail.parent if mail.name == FEATURES else mail
+        if (prepared / FEATURES).is_file():
+            adopt(prepared, data)
+            return
+    with tempfile.TemporaryDirectory(prefix=files.TEMPORARY, dir=data) as name:
+        scratch = Path(name)
+        if mail is None:
+            with progress.phase("wrote the embedded mailbox"):
+                box = write_mailbox(scratch / "mailbox", **msgspec.structs.asdict(config.synthetic))
+            runs.link(box.rule_file, data / RULE)
+            mail = box.path
+        with progress.reading() as advance:
+            prepare([mail], scratch / "table", progress=advance)
+        adopt(scratch / "table", data)
 
 
 def adopt(prepared: Path, data: Path) -> None:
     """Link what a run needs of a prepared folder."""
-    for name in (FEATURES, PEOPLE):
+    for name in (FEATURES, SENDERS):
         if not (prepared / name).is_file():
             raise DataError(f"{prepared} has no {name}: run mlx-email prepare again")
         runs.link(prepared / name, data / name)
@@ -140,6 +137,56 @@ def predict(policy: Policy, rows: Sequence[Row], progress: Progress) -> np.ndarr
             progress=advance,
         )
     return probabilities(logps)
+
+
+def predict_files(run: Path, names: Sequence[str], owner: str | None, progress: Progress) -> list[dict[str, Any]]:
+    """What a run's last stage would do with e-mails from files (`-`: stdin), one record a file, in their order.
+
+    Raises DataError, before anything is predicted, for a file that cannot be read or is no e-mail.
+    """
+    runs.open_run(run)  # is it a run at all?
+    people = read_people(run / DATA / SENDERS)
+    rows = [features_of(_message(name, owner or ""), people) for name in names]
+    policy = open_policy(run)
+    scores = predict(policy, rows, progress)
+    return [
+        {
+            "file": name,
+            "action": ACTIONS[row.argmax()],
+            "confidence": float(row.max()),
+            "probabilities": dict(zip(ACTIONS, row.tolist(), strict=True)),
+        }
+        for name, row in zip(names, scores, strict=True)
+    ]
+
+
+def _message(name: str, owner: str) -> Message:
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return read_message(data, owner=owner)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
+    except NotMail as error:
+        raise DataError(f"{'stdin' if name == '-' else name} is not an e-mail: {error}") from error
+
+
+def export(run: Path, out: Path, progress: Progress) -> dict[str, Any]:
+    """Publish a run's model with its adapter merged in, after measuring how well the merged model agrees with it."""
+    table = run / DATA / FEATURES
+    with files.publish(out) as folder:
+        policy = open_policy(run)
+        rows = spread(list(read_rows(table, "validation")) or list(read_rows(table, "test")), AGREEMENT_MESSAGES)
+        before = predict(policy, rows, progress)
+        config = fuse.fuse(policy.base)
+        after = predict(policy, rows, progress)
+        fuse.write(folder, policy.base, config)
+    return {
+        "run": str(run),
+        "stage": policy.stage,
+        "model": policy.config.model,
+        "megabytes": sum(path.stat().st_size for path in out.iterdir()) / 1e6,
+        "agreement": fuse.agreement(before, after),
+    }
 
 
 def evaluate_run(run: Path, data: Path | None, split: Split, progress: Progress) -> dict[str, Any]:

@@ -44,6 +44,13 @@ class Progress:
             yield bar.update
 
     @contextlib.contextmanager
+    def reading(self) -> Generator[Callable[[str, int], object]]:
+        """For `prepare`: gives a function to call with what was done ("read", "label") and how many more."""
+        with self._bar("read mail", "files") as files, self._bar("label", "owners") as owners:
+            bars = {"read": files, "label": owners}
+            yield lambda what, more: bars[what].update(more)
+
+    @contextlib.contextmanager
     def phase(self, what: str) -> Generator[None]:
         """Something short that has no parts to count."""
         started = time.perf_counter()

@@ -4,8 +4,12 @@ import socket
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 import mlx_email  # noqa: F401 - first, so that it can load the BLAS
+
+settings.register_profile("mlx_email", deadline=None)  # a shared machine is not always equally fast
+settings.load_profile("mlx_email")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -42,9 +42,8 @@ def test_publish_shows_all_or_nothing(tmp_path):
         (folder / "a").write_text("1")
         assert not target.exists()
     assert (target / "a").read_text() == "1"
-    with pytest.raises(RuntimeError, match="broke"), files.publish(tmp_path / "other") as folder:
-        (folder / "a").write_text("1")
-        raise RuntimeError("broke")
+    with pytest.raises(FileNotFoundError), files.publish(tmp_path / "other") as folder:
+        (folder / "deeper" / "a").write_text("1")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["deep"]
 
 

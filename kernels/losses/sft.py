@@ -1,6 +1,7 @@
 """Supervised fine-tuning: the negative log-likelihood of the demonstrated tokens."""
 
 import mlx.core as mx
+
 from mlx_email.kernels.compiling import compiled
 from mlx_email.kernels.losses.common import Loss
 

@@ -14,7 +14,6 @@ import numpy as np
 from mlx.utils import tree_unflatten
 from mlx_lm.utils import save_config, save_model
 
-from mlx_email import files
 from mlx_email.model.load import Base
 
 FUSED_BITS = 8
@@ -46,14 +45,13 @@ def fuse(base: Base) -> dict:
     return config
 
 
-def write(base: Base, config: dict, out: Path) -> None:
-    """Publish the base's model as an ordinary mlx-lm folder; UserError where `out` is taken or cannot be written."""
-    with files.publish(out) as temporary:
-        save_model(temporary, base.model)
-        save_config(config, config_path=temporary / "config.json")
-        for pattern in (*TOKENIZER_FILES, "generation_config.json"):
-            for path in base.folder.glob(pattern):
-                shutil.copyfile(path, temporary / path.name)
+def write(folder: Path, base: Base, config: dict) -> None:
+    """Fill `folder` with the base's model as an ordinary mlx-lm model."""
+    save_model(folder, base.model)
+    save_config(config, config_path=folder / "config.json")
+    for pattern in (*TOKENIZER_FILES, "generation_config.json"):
+        for path in base.folder.glob(pattern):
+            shutil.copyfile(path, folder / path.name)
 
 
 def agreement(before: np.ndarray, after: np.ndarray) -> dict[str, float]:

@@ -10,7 +10,7 @@ from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 from mlx_email import files
-from mlx_email.errors import ModelError
+from mlx_email.errors import MlxEmailError, ModelError
 
 ADAPTERS = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -66,7 +66,10 @@ def save(folder: Path, model: nn.Module, lora: Lora, base: str) -> None:
         "lora_parameters": _parameters(lora, per_layer),
         "model": base,
     }
-    mx.save_safetensors(str(folder / ADAPTERS), adapter_arrays(model))
+    try:
+        mx.save_safetensors(str(folder / ADAPTERS), adapter_arrays(model))
+    except RuntimeError as error:  # how mlx reports a full disk
+        raise MlxEmailError(f"cannot write {folder / ADAPTERS}: {error}") from error
     files.write_json(folder / ADAPTER_CONFIG, config)
 
 

@@ -49,7 +49,7 @@ def prompt_text(row: Row, body_characters: int = BODY_CHARACTERS) -> str:
     >>> from datetime import datetime, UTC
     >>> row = Row(message_id="1", user="ann", date=datetime(2026, 1, 2, tzinfo=UTC), sender="bob@example.com",
     ...           to=("ann@example.com",), subject="Budget", body="Can you send it?", is_question=True)
-    >>> print(prompt_text(row)[:114])
+    >>> print(prompt_text(row).split("Sender importance")[0].rstrip())
     What should be done with this email?
     From: bob@example.com
     To: ann@example.com

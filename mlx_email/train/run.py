@@ -42,7 +42,6 @@ EVENTS = "events.jsonl"
 METRICS = "metrics.json"
 STAGE = "stage.json"
 DATA = "data"
-FEATURES = "features.parquet"
 
 
 def environment() -> dict[str, Any]:

@@ -41,7 +41,9 @@ def policy(dropout: float = 0.0) -> nn.Module:
 def examples(count: int) -> list[Example]:
     rng = np.random.default_rng(3)
     return [
-        Example(f"message-{i}", rng.integers(0, 53, rng.integers(1, 9)).tolist(), (rng.integers(0, 53, 1 + i).tolist(),))
+        Example(
+            f"message-{i}", rng.integers(0, 53, rng.integers(1, 9)).tolist(), (rng.integers(0, 53, 1 + i).tolist(),)
+        )
         for i in range(count)
     ]
 
