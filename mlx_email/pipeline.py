@@ -26,6 +26,7 @@ from mlx_email.model import load as loading
 from mlx_email.model import lora, source
 from mlx_email.model.load import Base
 from mlx_email.model.render import Renderer, renderer
+from mlx_email.model.wording import BODY_CHARACTERS
 from mlx_email.progress import Progress
 from mlx_email.synth.mailbox import best_possible, write_mailbox
 from mlx_email.train import run as runs
@@ -59,22 +60,22 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
     with files.publish(run) as folder:
         (folder / DATA).mkdir()
         collect(mail, folder / DATA, config, progress)
-        train_rows = list(read_rows(folder / DATA / FEATURES, "train"))
-        test_rows = list(read_rows(folder / DATA / FEATURES, "test"))
-        if not train_rows or not test_rows:
+        known = outcomes(folder / DATA / FEATURES)
+        test_rows = few_rows(folder / DATA / FEATURES, "test", config.evaluation.max_messages)
+        if not known or not test_rows:
             raise DataError(
-                f"{mail or 'the embedded mailbox'} has {len(train_rows)} messages to train on and {len(test_rows)} to "
-                "test on: more mail is needed"
+                f"{mail or 'the embedded mailbox'} has {len(known)} messages to train on and {len(test_rows)} to test "
+                "on: more mail is needed"
             )
         files.write(folder / runs.CONFIG, configuration.dump(config))
         files.write_json(folder / runs.ENVIRONMENT, runs.environment())
     with files.locked(run):
         base = loading.load(config.model)
         words = renderer(base.tokenizer)
-        test_rows = spread(test_rows, config.evaluation.max_messages)
-        record: dict[str, Any] = {"test": {"baselines": baseline_summary(run, train_rows, test_rows)}, "stages": {}}
+        record: dict[str, Any] = {"test": {"baselines": baseline_summary(run, known, test_rows)}, "stages": {}}
         for stage in chosen:
             with progress.steps(f"train {stage.name}") as bar:
+                train_rows = read_rows(run / DATA / FEATURES, "train")
                 runs.train_stage(run, base, words, train_rows, stage, config, on_step=bar.step)
             policy = Policy(base, words, config, stage.name)
             record["stages"][stage.name] = {"test": evaluate(policy, test_rows, progress)}
@@ -175,7 +176,7 @@ def export(run: Path, out: Path, progress: Progress) -> dict[str, Any]:
     table = run / DATA / FEATURES
     with files.publish(out) as folder:
         policy = open_policy(run)
-        rows = spread(list(read_rows(table, "validation")) or list(read_rows(table, "test")), AGREEMENT_MESSAGES)
+        rows = few_rows(table, "validation", AGREEMENT_MESSAGES) or few_rows(table, "test", AGREEMENT_MESSAGES)
         before = predict(policy, rows, progress)
         config = fuse.fuse(policy.base)
         after = predict(policy, rows, progress)
@@ -193,10 +194,10 @@ def evaluate_run(run: Path, data: Path | None, split: Split, progress: Progress)
     """Evaluate a run's last stage on a split of its own data, or of another prepared folder."""
     policy = open_policy(run)
     table = run / DATA / FEATURES if data is None else (data / FEATURES if data.is_dir() else data)
-    rows = spread(list(read_rows(table, split)), policy.config.evaluation.max_messages)
+    rows = few_rows(table, split, policy.config.evaluation.max_messages)
     if not rows:
         raise DataError(f"{table} has no messages in the split {split!r}")
-    known = list(read_rows(table, "train"))
+    known = outcomes(table)
     base = baseline_summary(run if data is None else None, known, rows) if known else {}
     measured = evaluate(policy, rows, progress)
     return {"run": str(run), "stage": policy.stage, "split": split, "baselines": base, **measured}
@@ -212,6 +213,16 @@ def baseline_summary(run: Path | None, train_rows: Sequence[Row], rows: Sequence
     if run is not None and (run / DATA / RULE).is_file():
         summary["best_possible"] = best_possible(run / DATA / RULE, rows)
     return summary
+
+
+def outcomes(table: Path) -> list[Row]:
+    """The training rows without their text: what baselines learn from."""
+    return list(read_rows(table, "train", body_characters=0))
+
+
+def few_rows(table: Path, split: Split, most: int | None) -> list[Row]:
+    """`spread` rows of a split, with as much of their bodies as a prompt takes."""
+    return spread(list(read_rows(table, split, body_characters=BODY_CHARACTERS)), most)
 
 
 def spread(rows: list[Row], most: int | None) -> list[Row]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from mlx_email.labels.schema import ACTIONS, Row
-from mlx_email.model.batch import Example, collate
+from mlx_email.model.batch import collate, example
 from mlx_email.model.forward import completion_logps
 from mlx_email.model.load import Base
 from mlx_email.model.render import Renderer, prompt_ids
@@ -29,7 +29,7 @@ def action_logps(
     """
     branches = tuple(renderer.actions[action] for action in ACTIONS)
     width = max(map(len, branches))
-    examples = [Example(row.message_id, prompt_ids(renderer, row, limit), branches) for row in rows]
+    examples = [example(row.message_id, prompt_ids(renderer, row, limit), *branches) for row in rows]
     order = sorted(range(len(examples)), key=lambda index: len(examples[index].prompt))
     scores = np.empty((len(examples), len(branches)), np.float64)
     base.model.eval()

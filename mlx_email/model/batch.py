@@ -9,11 +9,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt with its G completions, as token ids."""
+    """One prompt with its G completions, as token ids: 4 bytes each, where a list of numbers takes 36."""
 
     id: str  # the message's id, to name it in an error
-    prompt: Sequence[int]
-    completions: tuple[Sequence[int], ...]
+    prompt: np.ndarray  # (p,) int32
+    completions: tuple[np.ndarray, ...]  # G of (c,) int32
+
+
+def example(identity: str, prompt: Sequence[int], *completions: Sequence[int]) -> Example:
+    """An example from lists of token ids."""
+    return Example(identity, np.array(prompt, np.int32), tuple(np.array(ids, np.int32) for ids in completions))
 
 
 @dataclass(frozen=True)

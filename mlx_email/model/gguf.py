@@ -106,7 +106,7 @@ def smollm2() -> Path:
         damaged = damaged_file(folder)
         if damaged is None:
             return folder
-        print(f"{folder / damaged} is damaged: converting SmolLM2 again", file=sys.stderr)
+        sys.stderr.write(f"{folder / damaged} is damaged: converting SmolLM2 again\n")
         _discard(folder)
     path = find()
     if files.sha256(path) != SMOLLM2_SHA256:

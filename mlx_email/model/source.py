@@ -165,8 +165,7 @@ def hub_folder(model: str, *, offline: bool = False) -> Path:
         raise ModelError(f"{model} is neither a folder here nor a possible name of a hub model") from error
     if offline or constants.HF_HUB_OFFLINE:
         raise ModelError(
-            f"{model} is not complete in the cache and the network is switched off: "
-            f"run mlx-email models fetch {model} once with it"
+            f"{model} is not complete in the cache and the network is switched off: switch it on once, or give a folder"
         )
     # No telemetry (its variable was read when the hub's client was imported, perhaps before us).
     constants.HF_HUB_DISABLE_TELEMETRY = True

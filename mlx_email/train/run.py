@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from mlx_email.errors import DataError, MlxEmailError, UserError
 from mlx_email.kernels import compiling
 from mlx_email.labels.schema import Row
 from mlx_email.model import lora
-from mlx_email.model.batch import Batch, Example
+from mlx_email.model.batch import Batch, Example, example
 from mlx_email.model.load import Base
 from mlx_email.model.render import Renderer, answer_ids, prompt_ids
 from mlx_email.model.wording import demonstration
@@ -80,10 +80,10 @@ def last_stage(run: Path, config: Config) -> Path:
     raise UserError(f"{run} has no finished stage: run mlx-email train again")
 
 
-def examples_of(rows: Sequence[Row], renderer: Renderer, limit: int) -> list[Example]:
-    """Demonstrations: each message's prompt with the answer that says what the owner did."""
+def demonstrations(rows: Iterable[Row], renderer: Renderer, limit: int) -> list[Example]:
+    """Each message's prompt with the answer that says what the owner did; the rows are read once and not kept."""
     return [
-        Example(row.message_id, prompt_ids(renderer, row, limit), (answer_ids(renderer, demonstration(row)),))
+        example(row.message_id, prompt_ids(renderer, row, limit), answer_ids(renderer, demonstration(row)))
         for row in rows
     ]
 
@@ -98,7 +98,7 @@ def train_stage(
     run: Path,
     base: Base,
     renderer: Renderer,
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     stage: Sft,
     config: Config,
     *,
@@ -108,12 +108,12 @@ def train_stage(
 
     The base gets the stage's fresh adapters and keeps them. Raises DataError where there is nothing to train on.
     """
-    if not rows:
-        raise DataError("the training split is empty: there is no labelled mail to learn from")
     folder = run / stage.name
     adapters = lora.Lora(config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.targets)
     lora.apply(base.model, adapters, derived_seed(config.seed, 0))
-    examples = examples_of(rows, renderer, config.max_prompt_tokens)
+    examples = demonstrations(rows, renderer, config.max_prompt_tokens)
+    if not examples:
+        raise DataError("the training split is empty: there is no labelled mail to learn from")
     plan = batches.plan(examples, stage.batch_size)
     steps = stage.epochs * batches.steps_per_epoch(plan, stage.accumulation)
     steps = steps if stage.max_steps is None else min(steps, stage.max_steps)

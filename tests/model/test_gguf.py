@@ -163,7 +163,7 @@ def test_what_the_tables_do_not_hold_is_refused(tmp_path: Path, changed: dict[st
 @pytest.mark.parametrize(
     "name", ["rope_freqs.weight", "blk.0.attn_rot_embd.weight", "blk.x.attn_q.weight", "a.b.c.d.e"]
 )
-def test_a_tensor_without_a_place_is_refused(tmp_path: Path, name: str):
+def test_a_tensor_without_a_place_is_refused(name: str):
     with pytest.raises(ModelError, match=name.replace(".", r"\.")):
         gguf.mlx_name(name)
 
@@ -344,7 +344,7 @@ def metadata(smollm2: Path) -> dict[str, Any]:
 def float32_model(folder: Path, **config: Any) -> nn.Module:
     """The model unpacked to float32: quantised and half-precision products are far slower on a CPU."""
     model, _ = load_model(folder, lazy=True, model_config=config)
-    model.update(tree_map(lambda array: array.astype(mx.float32) if array.dtype == mx.float16 else array, model))
+    model.update(tree_map(lambda a: a.astype(mx.float32) if a.dtype == mx.float16 else a, model.parameters()))
     return dequantize_model(model)
 
 
@@ -395,20 +395,21 @@ def test_smollm2_is_not_quantised_again(smollm2: Path):
     assert quantization == {"group_size": 32, "bits": 4, "mode": "affine"}
 
 
-def test_smollm2_files_are_vetted(smollm2: Path):
-    whole = (smollm2 / "config.json").read_bytes()
-    assert gguf.damaged_file(smollm2) is None
-    try:
-        (smollm2 / "config.json").write_bytes(whole.replace(b"576", b"577"))
-        assert gguf.damaged_file(smollm2) == "config.json"
-    finally:
-        (smollm2 / "config.json").write_bytes(whole)
+# SmolLM2's vocabulary has no token for six control characters, nor for the first byte of U+40000..U+BFFFF, where
+# Unicode has assigned nothing: like the original tokenizer, ours drops those bytes.
+DROPPED = "\x04\x06\x13\x14\x16\x1d"
+KEPT = st.characters(codec="utf-8", exclude_characters=DROPPED).filter(lambda c: not 0x40000 <= ord(c) < 0xC0000)
 
 
-@given(text=st.text(st.characters(codec="utf-8")))
+@given(text=st.text(KEPT))
 def test_any_text_survives_the_tokenizer(tokenizer: TokenizerWrapper, text: str):
     for plain in (text, f" {text}\n\n12 345\t{text}"):
         assert tokenizer.decode(tokenizer.encode(plain, add_special_tokens=False)) == plain
+
+
+def test_the_vocabulary_lacks_six_control_characters(tokenizer: TokenizerWrapper):
+    lost = [chr(code) for code in range(128) if tokenizer.decode(tokenizer.encode(chr(code))) != chr(code)]
+    assert lost == list(DROPPED)
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlx_email.model.batch import Example, collate
+from mlx_email.model.batch import Example, collate, example
 from mlx_email.train import batches
 
 
 def examples(lengths) -> list[Example]:
-    return [Example(str(i), [1 + i % 7] * n, ([5, 6, 7][: 1 + i % 3],)) for i, n in enumerate(lengths)]
+    return [example(str(i), [1 + i % 7] * n, [5, 6, 7][: 1 + i % 3]) for i, n in enumerate(lengths)]
 
 
 @given(
@@ -57,7 +57,7 @@ def test_email_lengths_are_padded_little():
 
 
 def test_collate_pads_and_masks():
-    batch = collate([Example("a", [3, 4], ([5], [6, 7]))], rows=2, prompt_width=3, completion_width=2)
+    batch = collate([example("a", [3, 4], [5], [6, 7])], rows=2, prompt_width=3, completion_width=2)
     assert batch.arrays["prompts"].tolist() == [[3, 4, 0], [0, 0, 0]]
     assert batch.arrays["prompt_lengths"].tolist() == [2, 1]
     assert batch.arrays["completions"].tolist() == [[[5, 0], [6, 7]], [[0, 0], [0, 0]]]

@@ -13,7 +13,7 @@ from mlx_email.config import Sft
 from mlx_email.errors import MlxEmailError
 from mlx_email.kernels import losses
 from mlx_email.model import lora
-from mlx_email.model.batch import Example, collate
+from mlx_email.model.batch import Example, collate, example
 from mlx_email.train.loop import train
 from mlx_email.train.optimizer import adamw, clipped_mean
 
@@ -41,9 +41,7 @@ def policy(dropout: float = 0.0) -> nn.Module:
 def examples(count: int) -> list[Example]:
     rng = np.random.default_rng(3)
     return [
-        Example(
-            f"message-{i}", rng.integers(0, 53, rng.integers(1, 9)).tolist(), (rng.integers(0, 53, 1 + i).tolist(),)
-        )
+        example(f"message-{i}", rng.integers(0, 53, rng.integers(1, 9)).tolist(), rng.integers(0, 53, 1 + i).tolist())
         for i in range(count)
     ]
 
