@@ -5,15 +5,14 @@ archived. A lower bound: an answer with a new subject, or by telephone, is not s
 """
 
 import re
-from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from math import exp
 
 import msgspec
 
-from mlx_email.labels.duplicates import Mail
+from mlx_email.labels.duplicates import Mail, sent_at
 from mlx_email.labels.folders import folder_kind
 from mlx_email.labels.owners import Identity, is_received, is_sent, recipient_keys, sender_keys
 from mlx_email.labels.schema import Observed
@@ -55,7 +54,7 @@ def find_actions(mails: Sequence[Mail], owner: Identity) -> dict[int, Outcome]:
     for index in received:
         mail = mails[index]
         if index in replied:
-            waited = (replied[index] - _date(mail)).total_seconds() / 3600
+            waited = (replied[index] - sent_at(mail.message)).total_seconds() / 3600
             outcomes[index] = Outcome("replied", replied[index], max(0.0, waited))
         elif index in forwarded:
             outcomes[index] = Outcome("forwarded", forwarded[index])
@@ -64,11 +63,6 @@ def find_actions(mails: Sequence[Mail], owner: Identity) -> dict[int, Outcome]:
         else:
             outcomes[index] = Outcome("archived")
     return outcomes
-
-
-def _date(mail: Mail) -> datetime:
-    assert mail.message.date is not None  # only dated mail is matched
-    return mail.message.date
 
 
 def _answers(
@@ -107,7 +101,7 @@ def _answers(
     return replied, forwarded
 
 
-def _window(entries, date: datetime) -> list[_Received]:
+def _window(entries: Iterable[_Received], date: datetime) -> list[_Received]:
     """Those that an answer of `date` can be to, latest first, at most CANDIDATES."""
     fitting = {e.index: e for e in entries if date - WINDOW <= e.time <= date + SLACK}
     return sorted(fitting.values(), key=lambda e: (e.time, e.index), reverse=True)[:CANDIDATES]

@@ -1,6 +1,7 @@
 """One message for all its copies: a third of a mailbox's files are copies of mail in other folders."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from hashlib import sha256
 
 import msgspec
@@ -38,6 +39,13 @@ def unique(messages: Iterable[Message]) -> list[Mail]:
         found[key] = (min(kept, message, key=_path_order), folders, copies + 1)
     mails = [Mail(message=m, folders=tuple(sorted(folders)), copies=n) for m, folders, n in found.values()]
     return sorted(mails, key=lambda mail: time_order(mail.message))
+
+
+def sent_at(message: Message) -> datetime:
+    """The date of a message that is known to have one; ValueError for one that has none."""
+    if message.date is None:
+        raise ValueError(f"{message.path} has no date")
+    return message.date
 
 
 def time_order(message: Message) -> tuple[float, str, list[tuple[int, int, str]]]:

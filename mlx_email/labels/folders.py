@@ -8,7 +8,7 @@ from mlx_email.mail.sources import folder_key
 Kind = Literal["sent", "trash", "not_mail", "view", "filed"]
 
 SENT = frozenset({"sent", "sent_mail", "sent_items", "sent_messages"})
-TRASH = frozenset({"deleted_items", "deleted_messages", "trash"})  # junk and private bins are filed, as in the reference
+TRASH = frozenset({"deleted_items", "deleted_messages", "trash"})  # junk and private bins are filed
 NOT_MAIL = frozenset({"calendar", "contacts", "tasks", "to_do"})
 VIEWS = frozenset({"all_documents", "discussion_threads"})  # Notes shows the whole mailbox there: never an action
 

@@ -25,10 +25,8 @@ def interest(outcome: Outcome) -> float:
     return FORWARD_VALUE if outcome.action == "forwarded" else 0.0
 
 
-def people_scores(
-    mails: Sequence[Mail], outcomes: Mapping[int, Outcome]
-) -> tuple[dict[int, float], dict[str, float]]:
-    """Index of each received, dated message -> its sender's score before it came; and every sender's score at the end.
+def people_scores(mails: Sequence[Mail], outcomes: Mapping[int, Outcome]) -> tuple[dict[int, float], dict[str, float]]:
+    """The score of each received, dated message's sender before it came, by index; and of every sender at the end.
 
     score = (2 * 0.5 + sum of interest) / (2 + messages), over the sender's earlier messages. A message enters when
     its outcome could be seen: answered, when the answer was sent (plus the clock slack in which `find_actions` may
@@ -52,7 +50,8 @@ def people_scores(
             heappush(pending, (given_up, index, message.sender, 1.0, 0.0))
             if answered is not None:
                 heappush(pending, (answered, index, message.sender, 0.0, value))
-    while pending:
+    end = max((mail.message.date for mail in mails if mail.message.date), default=None)
+    while pending and end and pending[0][0] <= end:  # what is still open at the end says nothing yet
         _count(seen, heappop(pending))
     return scores, {sender: _score(seen, sender) for sender in sorted(seen) if sender}
 

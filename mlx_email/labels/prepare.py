@@ -18,9 +18,9 @@ from typing import Any
 import msgspec
 
 from mlx_email import files
-from mlx_email.errors import DataError, UserError
+from mlx_email.errors import DataError, MlxEmailError, UserError
 from mlx_email.labels.actions import find_actions, priority_target
-from mlx_email.labels.duplicates import Mail, unique
+from mlx_email.labels.duplicates import Mail, sent_at, unique
 from mlx_email.labels.features import TextFeatures, text_features
 from mlx_email.labels.owners import find_owner, is_mail
 from mlx_email.labels.people import PRIOR, people_scores
@@ -37,17 +37,18 @@ from mlx_email.mail.sources import HINT, Refused, read_source
 MESSAGES, FEATURES, SENDERS = "messages.parquet", "features.parquet", "people.parquet"
 REJECTED, COUNTS = "rejected.jsonl", "prepare.json"
 
-Advance = Callable[[str, int], None]  # what is done ("read", "label"), and how many files or owners more
+Advance = Callable[[str, int], object]  # what is done ("read", "label"), and how many files or owners more
 REPORT_EVERY = 250  # files
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
-    """What `prepare` found: what `prepare.json` holds. Every file is a message, a duplicate or rejected."""
+    """What `prepare` found: what `prepare.json` holds. files = messages + not_mail + duplicates + rejected."""
 
     files: int = 0
     rejected: dict[str, int] = {}  # reason -> files
     duplicates: int = 0  # files that are copies of a message counted elsewhere
-    messages: int = 0  # unique
+    not_mail: int = 0  # unique calendar entries, contacts and tasks: in no table
+    messages: int = 0  # unique: rows of messages.parquet
     owners: int = 0
     received: int = 0  # unique messages that someone sent to an owner
     undated: int = 0  # received, but without a usable date: in messages.parquet only
@@ -70,21 +71,28 @@ def prepare(sources: Sequence[Path], out: Path, *, progress: Advance | None = No
 
     `out` appears only when complete, with files that only their owner can read; the same mail gives the same bytes.
     Raises DataError where a source is no mail source or holds no mail that can be labelled, UserError where `out`
-    exists and is not empty, lies in a source, or cannot be written.
+    exists and is not empty, lies in a source, or cannot be made, MlxEmailError where the disk is full.
     """
     _check(sources, out)
-    advance = progress or (lambda what, more: None)
+    advance = progress or _silent
     with files.publish(out) as folder:
-        with tempfile.TemporaryDirectory(prefix=".spool-", dir=folder) as temporary:
-            spool = Spool(Path(temporary))
-            read, rejected = _read_all(sources, spool, folder / REJECTED, advance)
-            counts = _label_all(spool, folder, advance)
+        try:
+            with tempfile.TemporaryDirectory(prefix=".spool-", dir=folder) as temporary:
+                spool = Spool(Path(temporary))
+                read, rejected = _read_all(sources, spool, folder / REJECTED, advance)
+                counts = _label_all(spool, folder, advance)
+        except OSError as error:  # a full disk; what cannot be read of a source is no OSError any more
+            raise MlxEmailError(f"cannot write {out}: {error.strerror or error}") from error
         prepared = msgspec.structs.replace(counts, files=read, rejected=rejected)
         if not prepared.labelled:
             names = ", ".join(map(str, sources))
             raise DataError(f"{names}: {_why_nothing(prepared)}: {HINT}")
         files.write_json(folder / COUNTS, msgspec.to_builtins(prepared))
     return prepared
+
+
+def _silent(what: str, more: int) -> None:
+    """Progress that nobody watches."""
 
 
 def _check(sources: Sequence[Path], out: Path) -> None:
@@ -106,7 +114,9 @@ def _why_nothing(prepared: Prepared) -> str:
     return f"{prepared.received} received messages, none with a usable date"
 
 
-def _read_all(sources: Sequence[Path], spool: Spool, rejected_file: Path, advance: Advance) -> tuple[int, dict[str, int]]:
+def _read_all(
+    sources: Sequence[Path], spool: Spool, rejected_file: Path, advance: Advance
+) -> tuple[int, dict[str, int]]:
     """Every file of the sources into the spool or the list of the rejected; gives how many files, and why not."""
     reasons: Counter[str] = Counter()
     count = 0
@@ -152,7 +162,8 @@ def _label_all(spool: Spool, folder: Path, advance: Advance) -> Prepared:
             splits.update(row["split"] for row in rows)
             total.update(
                 owners=1,
-                messages=len(mails),
+                not_mail=len(mails) - len(labelled.rows),
+                messages=len(labelled.rows),
                 duplicates=sum(mail.copies - 1 for mail in mails),
                 received=labelled.received,
                 labelled=len(rows),
@@ -162,7 +173,12 @@ def _label_all(spool: Spool, folder: Path, advance: Advance) -> Prepared:
         for row in people_rows(people):
             table.add(row)
     return Prepared(
-        **total,
+        owners=total["owners"],
+        messages=total["messages"],
+        not_mail=total["not_mail"],
+        duplicates=total["duplicates"],
+        received=total["received"],
+        labelled=total["labelled"],
         undated=total["received"] - total["labelled"],
         actions=dict(sorted(actions.items())),
         label_quality=dict(sorted(quality.items())),
@@ -185,7 +201,7 @@ def label_owner(mails: Sequence[Mail]) -> Labelled:
     scores, people = people_scores(mails, outcomes)
     threads = thread_ids(mails)
     labelled = [index for index in sorted(outcomes) if mails[index].message.date is not None]
-    splits = dict(zip(labelled, split_by_time([_date(mails[index]) for index in labelled]), strict=True))
+    splits = dict(zip(labelled, split_by_time([sent_at(mails[index].message) for index in labelled]), strict=True))
     end = max((mail.message.date for mail in mails if mail.message.date), default=datetime.max.replace(tzinfo=UTC))
     trash = has_trash(mails)
 
@@ -204,11 +220,6 @@ def label_owner(mails: Sequence[Mail]) -> Labelled:
             }
         rows.append(row)
     return Labelled(rows, people, len(outcomes))
-
-
-def _date(mail: Mail) -> datetime:
-    assert mail.message.date is not None
-    return mail.message.date
 
 
 def _message_row(message: Message, thread: str) -> dict[str, Any]:

@@ -14,14 +14,14 @@ Quality = Literal["good", "no_trash", "kept_late"]
 
 LATE = timedelta(days=30)  # kept mail this close to the export may only be not deleted, or not answered, yet
 STRAY_GAP = timedelta(days=365)  # a date this far from all others ...
-STRAY_SHARE = 0.01  # ... among fewer than this share of the owner's mail, is a broken clock or the export's time
+STRAY_SHARE = 0.02  # ... among fewer than this share of the owner's mail, is a broken clock or the export's time
 
 
 def drop_stray_dates(mails: Sequence[Mail]) -> list[Mail]:
     """The mail of one owner with dates that cannot be true set to None, oldest first.
 
-    A date is stray where fewer than 1% of the owner's messages lie beyond a gap of a year, before or after the rest
-    (Enron: 1979, 1986, 2004, 2012, 2043). Small mailboxes, under 100 messages, have no stray dates.
+    A date is stray where fewer than 2% of the owner's messages lie beyond a gap of a year, before or after the rest
+    (Enron: 1979, 1986, 2004, 2012, 2043). Small mailboxes, under 50 messages, have no stray dates.
     """
     dates = [mail.message.date for mail in mails if mail.message.date]
     first, last = _trusted_range(sorted(dates))

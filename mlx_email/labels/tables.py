@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class TableWriter:
 
 
 @contextlib.contextmanager
-def table_writer(path: Path, columns: pa.Schema = COLUMNS) -> Iterator[TableWriter]:
+def table_writer(path: Path, columns: pa.Schema = COLUMNS) -> Generator[TableWriter]:
     """Write a parquet file of mode 0600. The same rows give the same bytes."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file, pq.ParquetWriter(file, columns, compression="zstd") as writer:
@@ -70,4 +70,3 @@ def read_people(path: Path) -> dict[tuple[str, str], float]:
 def people_rows(people: Mapping[tuple[str, str], float]) -> Iterator[dict[str, Any]]:
     for (user, sender), score in sorted(people.items()):
         yield {"user": user, "sender": sender, "people_score": score}
-

@@ -22,9 +22,8 @@ def normal_subject(subject: str) -> str:
     >>> normal_subject("RE: FW: Re[2]: Budget  2001"), normal_subject("Re:"), normal_subject("Tree: oak")
     ('budget 2001', '', 'tree: oak')
     """
-    return " ".join(_PREFIXES.sub("", subject, count=1).lower().split()) if _PREFIXES.match(subject) else (
-        " ".join(subject.lower().split())
-    )
+    marks = _PREFIXES.match(subject)
+    return " ".join(subject[marks.end() if marks else 0 :].lower().split())
 
 
 def marked_reply(subject: str) -> bool:

@@ -5,6 +5,7 @@ import re
 from base64 import b64decode
 from binascii import Error as Base64Error
 from binascii import a2b_qp
+from collections.abc import Iterator
 
 MAX_HEADER = 256 * 1024  # characters of one header that are read; the longest of Enron is 26 kB
 
@@ -30,8 +31,8 @@ def decode_text(data: bytes, charset: str | None) -> str:
             if codec not in _NEVER:
                 # Mail labelled latin-1 is nearly always Windows-1252, as browsers assume too.
                 return clean(data.decode("cp1252" if codec == "iso8859-1" else codec))
-        except (LookupError, ValueError, TypeError, OverflowError):  # UnicodeError is a ValueError; so is a NUL in a name
-            continue
+        except (LookupError, ValueError, TypeError, OverflowError):
+            continue  # unknown, not a character set, or not what the bytes are (UnicodeError is a ValueError)
     return clean(data.decode("cp1252", "replace"))
 
 
@@ -102,41 +103,42 @@ def parse_addresses(value: object) -> list[tuple[str, str]]:
     [('Doe, Ann', 'cn=adoe'), ('Bob B Low', '')]
     """
     found: list[tuple[str, str]] = []
-    names: list[str] = []  # comma-separated parts seen since the last address
+    names: list[str] = []  # parts without an address, not yet known to be whole
+    for text, address, comment in _address_parts(decode_header(value)):
+        if address is None and not (comment and "@" in text):
+            names.append(text)
+            continue
+        named = text if address is not None else ""
+        *alone, name = _join_last_first([*names, named]) if named else [*_join_last_first(names), ""]
+        found.extend(map(_bare, alone))
+        found.append((_clean_name(name or comment), _clean_address(text if address is None else address)))
+        names = []
+    found.extend(map(_bare, _join_last_first(names)))
+    return [(name, address) for name, address in found if name or address]
+
+
+def _address_parts(header: str) -> Iterator[tuple[str, str | None, str]]:
+    """(text, what follows it in <>, comment) of each part of an address header; parts end at commas and at >."""
     words: list[str] = []
     comment = ""
-    for match in _TOKEN.finditer(decode_header(value)):
-        token = match[0]
-        if token.startswith("<") and len(token) > 1:
-            names.append(" ".join(words))
-            *alone, name = _join_last_first([part for part in names if part]) or [""]
-            found.extend(_bare(part) for part in alone)
-            found.append((_clean_name(name), _clean_address(token[1:-1])))
-            names, words, comment = [], [], ""
-        elif token.startswith("(") and len(token) > 1:
-            comment = token[1:-1].strip()
-        elif token in ",;":
-            part = " ".join(words)
-            if comment and "@" in part:  # bob@example.com (Bob)
-                found.append((_clean_name(comment), _clean_address(part)))
-            elif part:
-                names.append(part)
+    for match in _TOKEN.finditer(header):
+        part = match[0]
+        if part in ",;":
+            yield " ".join(words), None, comment
             words, comment = [], ""
-        elif token.strip():
-            # What follows "<...>" up to the comma (Notes writes `<a@b.com>@ENRON`) belongs to no name.
-            if not (token.startswith("@") and not words and not names):
-                words.append(token.strip().strip('"'))
-    part = " ".join(words)
-    if comment and "@" in part:
-        found.append((_clean_name(comment), _clean_address(part)))
-    elif part:
-        names.append(part)
-    found.extend(_bare(part) for part in _join_last_first(names))
-    return [(name, address) for name, address in found if name or address]
+        elif part[0] == "<" and len(part) > 1:
+            yield " ".join(words), part[1:-1], comment
+            words, comment = [], ""
+        elif part[0] == "(" and len(part) > 1:
+            comment = part[1:-1].strip()
+        elif part.strip():
+            words.append(part.strip().strip('"'))
+    yield " ".join(words), None, comment
 
 
 def _join_last_first(parts: list[str]) -> list[str]:
     """Undo the split of unquoted "Last, First": a part of one word without @ or / takes the next part with it."""
+    parts = [part for part in parts if part]
     joined: list[str] = []
     index = 0
     while index < len(parts):

@@ -10,10 +10,12 @@ import re
 from typing import NamedTuple
 
 # A Notes forward breaks its line anywhere: "------ Forwarded by Ann B Low/HOU/ECT on 11/16/2000 \n02:50 PM -----".
-_FORWARDED = re.compile(r"-{3,}[ \t]*(?:Forwarded by\b|Forwarded message\b|Forwarded Message\b)|Begin forwarded message:")
+_FORWARDED = re.compile(r"-{3,}[ \t]*Forwarded (?:by|message)\b|Begin forwarded message:", re.IGNORECASE)
 _ORIGINAL = re.compile(r"-{2,}[ \t]*(?:Original Message|Original Appointment|Reply Message)\b", re.IGNORECASE)
 _WROTE = re.compile(r"On .{5,300}? wrote:[ \t]*(?:$|>)")
-_NOTES_DATE = re.compile(r"(.*?)(?:\bon[ \t]+)?\d{1,2}/\d{1,2}/\d{2,4}[ \t]+\d{1,2}:\d{2}(?::\d{2})?[ \t]*(?:[AP]M)?(?:[ \t]+\w{3})?$")
+_NOTES_DATE = re.compile(
+    r"(.*?)(?:\bon[ \t]+)?\d{1,2}/\d{1,2}/\d{2,4}[ \t]+\d{1,2}:\d{2}(?::\d{2})?[ \t]*(?:[AP]M)?(?:[ \t]+\w{3})?$"
+)
 _SENT_OR_DATE = re.compile(r"(?:Sent|Date)[ \t]*:", re.IGNORECASE)
 _TO_OR_SUBJECT = re.compile(r"(?:To|Subject)[ \t]*:", re.IGNORECASE)
 

@@ -43,7 +43,7 @@ def read_message(data: bytes, *, owner: str = "", folder: str = "", path: str = 
         raise NotMail("parts nested too deeply") from None
     except NotMail:
         raise
-    except Exception as error:  # the stdlib's parser has raised AttributeError, IndexError, TypeError ... on hostile mail
+    except Exception as error:  # the stdlib's parser has raised AttributeError, IndexError, TypeError on hostile mail
         raise NotMail(f"the parser failed ({type(error).__name__})") from None
 
     sender_pairs = parse_addresses(headers.get("from", ""))[:1]
@@ -106,9 +106,8 @@ def _body_text(parsed: Parsed) -> str:
     while stack:
         part = stack.pop()
         kind = part.get_content_type()
-        payload = part.get_payload()
-        if isinstance(payload, list):
-            children = [child for child in payload if isinstance(child, Parsed)]
+        if part.is_multipart():
+            children = [child for child in part.get_payload() if isinstance(child, Parsed)]
             if kind == "message/rfc822" and children:
                 plain.append(_attached_heading(children[0]))
                 html.append(plain[-1])
@@ -137,9 +136,11 @@ def _is_attachment(part: Parsed) -> bool:
 
 
 def _part_text(part: Parsed) -> str:
+    charset = _charset(part)
+    del part["content-type"]  # the stdlib would decode by the charset too, and raises on names that are none
     payload = part.get_payload(decode=True)
     data = payload if isinstance(payload, bytes) else str(payload).encode("utf-8", "replace")
-    return decode_text(data, _charset(part))
+    return decode_text(data, charset)
 
 
 def _charset(part: Parsed) -> str | None:

@@ -149,11 +149,11 @@ def _walk(root: str) -> Iterator[tuple[tuple[str, ...], int]]:
         try:
             with os.scandir(os.path.join(root, *parts)) as entries:
                 found = sorted(entries, key=lambda entry: natural_key(entry.name))
-        except OSError:
-            if parts:
-                yield parts, 0
-                continue
-            raise
+        except OSError as error:
+            if not parts:
+                raise DataError(f"{root} cannot be read ({error.strerror}): check its permissions") from error
+            yield parts, 0
+            continue
         below = []
         for entry in found:
             try:
@@ -254,7 +254,7 @@ def _guarded(archive: tarfile.TarFile, source: Path) -> Iterator[tarfile.TarInfo
             count += 1
             if count > MAX_ENTRIES:
                 raise DataError(f"{source} has more than {MAX_ENTRIES} members: split it")
-            archive.members.clear()  # tarfile keeps every member it has seen
+            vars(archive)["members"].clear()  # tarfile keeps every member it has seen
             yield member
     except (tarfile.TarError, EOFError, OSError, ValueError, OverflowError) as error:
         if isinstance(error, MlxEmailError):

@@ -1,0 +1,246 @@
+"""Labels from small hand-made threads: copies, owners, threads, and what was done."""
+
+import random
+from datetime import timedelta
+
+import pytest
+
+from mlx_email.labels.actions import Outcome, find_actions, priority_target
+from mlx_email.labels.duplicates import unique
+from mlx_email.labels.folders import folder_kind
+from mlx_email.labels.owners import find_owner, is_received
+from mlx_email.labels.quality import drop_stray_dates, label_quality
+from mlx_email.labels.threads import thread_ids
+
+
+def outcomes(*messages) -> dict[str, Outcome]:
+    """Message id -> outcome. Whatever order the files come in, the labels are the same."""
+    found = []
+    for order in (messages, messages[::-1], random.Random(1).sample(messages, len(messages))):
+        mails = unique(order)
+        by_index = find_actions(mails, find_owner(mails))
+        found.append({mails[index].message.message_id: outcome for index, outcome in by_index.items()})
+    assert found[0] == found[1] == found[2]
+    return found[0]
+
+
+def one(*messages) -> Outcome:
+    """The outcome of the first message."""
+    return outcomes(*messages)[messages[0].message_id]
+
+
+QUOTING = "ok\n-----Original Message-----\nFrom: x\nSent: then\nTo: y\nSubject: z\n\n"
+
+
+def test_a_reply_and_its_time(letter):
+    outcome = one(letter(0), letter(1.5, "sent_items", "RE: Budget"))
+    assert (outcome.action, outcome.response_hours) == ("replied", 1.5)
+
+
+@pytest.mark.parametrize("subject", ["Re: budget", "RE: RE: FW: Budget", "Re[2]: Budget", "AW: Budget", "FW: Budget"])
+def test_subjects_that_answer(letter, subject):
+    assert one(letter(0), letter(1, "sent", subject)).action == "replied"
+
+
+@pytest.mark.parametrize(
+    ("hours", "subject", "fields"),
+    [
+        (1, "Budget", {}),  # no mark: a new letter
+        (1, "RE: Budgets", {}),  # another subject
+        (1, "RE: Budget", {"to": ("cy@y.org",)}),  # not to the sender, and nothing is forwarded
+        (30 * 24 + 1, "RE: Budget", {}),  # too late
+        (-0.1, "RE: Budget", {}),  # before it came
+        (None, "RE: Budget", {}),  # at no known time
+    ],
+)
+def test_what_is_no_reply(letter, hours, subject, fields):
+    assert one(letter(0), letter(hours, "sent", subject, **fields)).action == "archived"
+
+
+def test_empty_subjects_match_nothing(letter):
+    assert one(letter(0, subject=""), letter(1, "sent", "RE: ")).action == "archived"
+
+
+def test_clocks_may_differ_by_two_minutes(letter):
+    outcome = one(letter(0), letter(-119 / 3600, "sent", "RE: Budget"))
+    assert (outcome.action, outcome.response_hours) == ("replied", 0.0)
+    assert one(letter(0), letter(-121 / 3600, "sent", "RE: Budget")).action == "archived"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"to": ("cy@y.org", "bob@y.org")},  # reply to all
+        {"to": ("cy@y.org",), "cc": ("bob@y.org",)},
+        {"to": ("bob.roe@home.org",), "recipient_names": ("Roe, Bob R.",)},  # the same name at another address
+        {"to": (), "recipient_names": ("cn=broe",)},
+    ],
+)
+def test_the_sender_is_found_among_the_recipients(letter, fields):
+    asked = letter(0, sender_names=("Bob Roe/HOU/Y@Y", "cn=broe"))
+    assert one(asked, letter(1, "sent", "RE: Budget", **fields)).action == "replied"
+
+
+def test_a_reply_by_another_person_is_not_the_owners(letter):
+    theirs = letter(1, "inbox", "RE: Budget", sender="cy@y.org", to=("bob@y.org", "ann@x.org"))
+    assert one(letter(0), theirs, letter(2, "sent", "Hello")).action == "archived"
+
+
+def test_a_forward(letter):
+    outcome = one(letter(0), letter(1, "sent", "FW: Budget", to=("cy@y.org",)))
+    assert (outcome.action, outcome.response_hours) == ("forwarded", None)
+
+
+def test_a_notes_forward_has_no_mark_in_its_subject(letter):
+    body = "see this\n----- Forwarded by Ann Low on 01/05/2026\n10:00 AM -----\nletter 1"
+    assert one(letter(0), letter(1, "sent", "Budget", to=("cy@y.org",), body=body)).action == "forwarded"
+
+
+@pytest.mark.parametrize("folder", ["deleted_items", "Deleted Items/old", "Trash"])
+def test_deleted(letter, folder):
+    assert one(letter(0, folder)).action == "deleted"
+
+
+@pytest.mark.parametrize("folder", ["junk_e_mail", "e_mail_bin", "all_documents", "projects/oak"])
+def test_other_folders_are_the_archive(letter, folder):
+    assert one(letter(0, folder)).action == "archived"
+
+
+def test_precedence(letter):
+    asked, reply = letter(0, "deleted_items"), letter(5, "sent", "RE: Budget")
+    forward = letter(1, "sent", "FW: Budget", to=("cy@y.org",))
+    assert one(asked, forward, reply).action == "replied"
+    assert one(asked, forward).action == "forwarded"
+    assert one(asked).action == "deleted"
+
+
+def test_the_first_reply_gives_the_time(letter):
+    asked = letter(0)
+    assert one(asked, letter(2, "sent", "RE: Budget"), letter(9, "sent", "RE: Budget")).response_hours == 2
+
+
+def test_of_two_letters_the_quoted_one_was_answered(letter):
+    first = letter(0, body="Can we raise the budget for oak?")
+    second = letter(1, subject="RE: Budget", body="And what about the elm trees?")
+    quoting_first = letter(2, "sent", "RE: Budget", body=f"{QUOTING}Can we raise\nthe budget for oak?")
+    quoting_none = letter(2, "sent", "RE: Budget", body="yes")
+    assert [o.action for o in outcomes(first, second, quoting_first).values()] == ["replied", "archived"]
+    assert [o.action for o in outcomes(first, second, quoting_none).values()] == ["archived", "replied"]
+
+
+def test_of_a_quoted_thread_the_uppermost_letter_was_answered(letter):
+    first = letter(0, body="Can we raise the budget for oak?")
+    second = letter(1, subject="RE: Budget", body="And what about the elm trees?")
+    both = f"{QUOTING}And what about the elm trees?\n{QUOTING}Can we raise the budget for oak?"
+    answered = outcomes(first, second, letter(2, "sent", "RE: Budget", body=both))
+    assert [outcome.action for outcome in answered.values()] == ["archived", "replied"]
+
+
+def test_mail_from_oneself_and_sent_mail_are_not_received(letter):
+    own = letter(0, "inbox", sender="ann@x.org", to=("ann@x.org",))
+    received = letter(0)
+    assert list(outcomes(own, received, letter(1, "sent", "Hello"))) == [received.message_id]
+
+
+@pytest.mark.parametrize("folder", ["calendar", "Contacts", "tasks", "to_do"])
+def test_what_is_no_mail_has_no_action(letter, folder):
+    assert outcomes(letter(0, folder), letter(1, "sent", "Hello")) == {}
+
+
+def test_copies_are_one_message_in_several_folders(letter):
+    first, second = letter(0, "inbox", body="one\ntwo"), letter(0, "deleted_items", body="one two ")
+    (mail,) = unique([second, first])
+    assert mail.folders == ("deleted_items", "inbox")
+    assert mail.copies == 2
+    assert mail.message == second  # its path sorts first
+    assert one(second, first).action == "deleted"  # moved to the trash
+
+
+@pytest.mark.parametrize("change", [{"date": None}, {"sender": "cy@y.org"}, {"subject": "B"}, {"body": "other"}])
+def test_what_differs_is_no_copy(letter, change):
+    assert len(unique([letter(0, body="same"), letter(0, **({"body": "same"} | change))])) == 2
+
+
+def test_an_owner_has_several_addresses_and_an_assistant_is_none_of_them(letter):
+    mails = [letter(n, "sent", f"s{n}") for n in range(60)]
+    mails += [letter(100 + n, "_sent_mail", f"t{n}", sender="a..low@x.org") for n in range(4)]  # 4 of 65: above 5%
+    mails += [letter(200, "sent", "for Ann", sender="assistant@x.org")]
+    found = unique(mails)
+    assert find_owner(found).addresses == {"ann@x.org", "a..low@x.org"}
+    assert not any(is_received(mail, find_owner(found)) for mail in found)
+
+
+def test_an_owner_without_sent_mail(letter):
+    assert one(letter(0), letter(1)).action == "archived"
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [("sent", "sent"), ("_sent_mail", "sent"), ("Sent Items", "sent"), ("a/sent", "sent"), ("essentials", "filed"),
+     ("Deleted Items", "trash"), ("all_documents", "view"), ("calendar/untitled", "not_mail"), ("", "filed")],
+)  # fmt: skip
+def test_folder_kinds(folder, kind):
+    assert folder_kind(folder) == kind
+
+
+def test_threads_by_subject_rest_and_reference(letter):
+    messages = [
+        letter(0),
+        letter(1, subject="Lunch"),
+        letter(2, "sent", "RE: Budget"),
+        letter(3, subject="Renamed", in_reply_to="<1@x.org>"),
+        letter(24 * 29, subject="FW: Budget"),
+        letter(24 * 80, subject="Budget"),  # long after: another budget
+        letter(24 * 81, subject=""),
+        letter(24 * 81, subject=""),
+    ]
+    threads = thread_ids(unique(messages))
+    assert threads[0] == threads[2] == threads[3] == threads[4]
+    assert len(set(threads)) == 5
+
+
+def test_references_may_go_in_circles(letter):
+    first = letter(0, references=("<2@x.org>",), in_reply_to="<1@x.org>")
+    second = letter(1, subject="Other", references=("<1@x.org>", "<2@x.org>"))
+    assert len(set(thread_ids(unique([first, second])))) == 1
+
+
+def test_priorities_fall_from_quick_replies_to_deletion():
+    ordered = [
+        Outcome("replied", None, 0.1),
+        Outcome("replied", None, 20.0),
+        Outcome("replied", None, 700.0),
+        Outcome("forwarded"),
+        Outcome("archived"),
+        Outcome("deleted"),
+    ]
+    priorities = [priority_target(outcome) for outcome in ordered]
+    assert priorities == sorted(set(priorities), reverse=True)
+    assert all(0 <= priority <= 1 for priority in priorities)
+
+
+def test_label_quality(letter):
+    end = letter(24 * 100).date
+
+    def quality(hours, action="archived", trash=True, era="outlook"):
+        (mail,) = unique([letter(hours, era=era)])
+        return label_quality(mail, Outcome(action), trash_exported=trash, export_end=end)
+
+    assert quality(0) == "good"
+    assert quality(24 * 71) == "kept_late"
+    assert quality(24 * 71, "deleted") == quality(24 * 71, "replied") == "good"
+    assert quality(0, era="notes") == quality(0, trash=False) == "no_trash"
+    assert quality(0, "deleted", era="notes") == "good"
+
+
+def test_stray_dates_are_dropped(letter):
+    mails = unique([letter(hours) for hours in (-24 * 8000, *range(200), 24 * 800, 24 * 8000)])
+    dates = [mail.message.date for mail in drop_stray_dates(mails)]
+    assert dates[-3:] == [None, None, None]
+    assert None not in dates[:-3]
+    assert dates[199] - dates[0] == timedelta(hours=199)
+
+
+def test_a_small_mailbox_with_a_long_rest_keeps_its_dates(letter):
+    mails = unique([letter(0), letter(24 * 800)])
+    assert drop_stray_dates(mails) == mails
