@@ -7,6 +7,7 @@ rows on it pays to unpack the matrix first. On Metal and CUDA the fused op is us
 from typing import NamedTuple
 
 import mlx.core as mx
+import mlx.nn as nn
 
 # Unpacking costs as much as the fused product of this many rows (2 cores, MKL; 512..1536 wide matrices).
 CPU_FUSED_ROWS = 2
@@ -28,15 +29,6 @@ class Quantized(NamedTuple):
             self.weight, self.scales, self.biases, group_size=self.group_size, bits=self.bits, mode=self.mode
         )
 
-    def rows(self, indices: mx.array) -> mx.array:
-        """W[indices] unpacked, (..., I)."""
-        taken = self._replace(
-            weight=self.weight[indices],
-            scales=self.scales[indices],
-            biases=None if self.biases is None else self.biases[indices],
-        )
-        return taken.dense()
-
     def fused(self, x: mx.array, *, transpose: bool) -> mx.array:
         """x @ W.T, or x @ W, by MLX's op."""
         return mx.quantized_matmul(
@@ -49,6 +41,11 @@ class Quantized(NamedTuple):
             bits=self.bits,
             mode=self.mode,
         )
+
+
+def packed(layer: nn.QuantizedLinear | nn.QuantizedEmbedding) -> Quantized:
+    """The matrix of a quantised layer."""
+    return Quantized(layer.weight, layer.scales, layer.get("biases"), layer.group_size, layer.bits, layer.mode)
 
 
 def unpacks(rows: int) -> bool:

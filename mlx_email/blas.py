@@ -6,6 +6,7 @@ loaded globally before `mlx.core` win, so loading MKL first gives about 150 GFLO
 
 import ctypes
 import os
+import site
 import sys
 import warnings
 from pathlib import Path
@@ -33,11 +34,22 @@ def load() -> Path | None:
         )
         return None
     os.environ.setdefault("MKL_CBWR", "AVX2,STRICT")
-    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    try:
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        warnings.warn(
+            f"{library} cannot be loaded ({error}): training is 40 times slower", RuntimeWarning, stacklevel=3
+        )
+        return None
     return library
 
 
 def find() -> Path | None:
-    """The `libmkl_rt` that the `mkl` package put beside this interpreter, newest first; None when there is none."""
-    candidates = sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so.*"), reverse=True)
-    return candidates[0] if candidates else None
+    """The `libmkl_rt` that the `mkl` package put into this environment, newest first; None when there is none.
+
+    pip puts it into `lib` of the environment, of the user's own packages, or of /usr/local (Debian).
+    """
+    for prefix in (sys.prefix, site.getuserbase(), "/usr/local"):
+        if candidates := sorted(Path(prefix, "lib").glob("libmkl_rt.so.*"), reverse=True):
+            return candidates[0]
+    return None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from mlx_email.errors import MlxEmailError
 from mlx_email.labels.schema import ACTIONS, SPLITS
 from mlx_email.progress import Progress
 
-# Everything heavy (mlx, mlx-lm, pandas) is imported inside the commands: --help and a typing error answer at once.
+# mlx and mlx-lm are imported inside the commands: --help and a typing error answer at once.
 
 PATH = click.Path(path_type=Path)
 
@@ -52,9 +53,15 @@ def train(
     \b
     Example: mlx-email train prepared --model smollm2 --stage sft
     """
+    import msgspec
+
     from mlx_email import config, pipeline
 
-    chosen = config.load(config_name or config.for_model(model), [*([f"model={model}"] if model else []), *overrides])
+    if any(override.startswith("model=") for override in overrides):
+        raise click.UsageError("--set model=...: use --model, which chooses the model's own configuration too")
+    chosen = config.load(config_name or config.for_model(model), overrides)
+    if model is not None:
+        chosen = msgspec.structs.replace(chosen, model=model)
     run = out or Path("runs", datetime.now().strftime("%Y%m%d-%H%M%S"))
     record = pipeline.train(source, chosen, run, stages, Progress(quiet=as_json))
     click.echo(_json(record) if as_json else _training_table(record, run))
@@ -154,6 +161,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     os.umask(0o077)  # what we write is made from mail
+    # A termination is an interrupt: what was begun is removed, not left half-written.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         cli.main(given, prog_name="mlx-email", standalone_mode=False)
     except click.exceptions.Exit as leaving:
@@ -189,7 +198,7 @@ def _json(value: Any) -> str:
 def _training_table(record: dict[str, Any], run: Path) -> str:
     baselines = record["test"]["baselines"]
     messages = next(iter(record["stages"].values()))["test"]["messages"]
-    lines = [f"accuracy on the {messages} latest messages, never seen in training", ""]
+    lines = [f"accuracy on {messages} messages, later than all those trained on", ""]
     lines += _baseline_lines(baselines)
     lines += [_accuracy_line(name, stage["test"]) for name, stage in record["stages"].items()]
     if "best_possible" in baselines:

@@ -19,6 +19,7 @@ from mlx_email.errors import ConfigError
 PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+StageName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]  # a folder of the run
 Probability = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
@@ -36,13 +37,21 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     rank: PositiveInt = 64
     alpha: PositiveFloat = 128.0
     dropout: Probability = 0.05  # for SFT only: later stages compare with the policy itself
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
 
 
 class Sft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="algorithm", tag="sft"):
     """Supervised fine-tuning; the defaults are the source's."""
 
-    name: str = "sft"
+    name: StageName = "sft"
     epochs: PositiveInt = 3
     batch_size: PositiveInt = 4  # examples a micro-batch
     accumulation: PositiveInt = 8  # micro-batches a step
@@ -92,6 +101,8 @@ def load(name: str | None, overrides: typing.Sequence[str] = ()) -> Config:
     names = [stage.name for stage in config.stages]
     if len(set(names)) != len(names):
         raise ConfigError(f"{where}: two stages have the same name ({', '.join(names)})")
+    if "data" in names:
+        raise ConfigError(f"{where}: no stage can be named data, the folder of the run's tables")
     return config
 
 

@@ -1,7 +1,7 @@
 """Files that are either whole or absent.
 
 A folder is published by writing a hidden folder beside it and renaming that; a file likewise. So a reader never sees
-half of one, and a crash leaves at most a `.tmp-...` entry that the next run removes.
+half of one; what a killed process left (`.tmp-<name>-<pid>`) is removed by the next one that writes the same folder.
 """
 
 import contextlib
@@ -44,9 +44,11 @@ def write(path: Path, data: bytes | str) -> None:
         fsync(temporary)
         os.replace(temporary, path)
         fsync(path.parent)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
-        raise MlxEmailError(f"cannot write {path}: {error.strerror or error}") from error
+        if isinstance(error, OSError):
+            raise MlxEmailError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -61,20 +63,42 @@ def publish(folder: Path) -> Generator[Path]:
     Every file in it is flushed first. Raises UserError where `folder` exists and is not empty, so nothing that
     somebody made is ever replaced, and where its parent cannot be written.
     """
+    shown, folder = folder, folder.resolve()
+    if folder in (Path.cwd(), Path(folder.anchor)):
+        raise UserError(f"{shown} cannot be replaced: name a new folder")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty: name a new folder")
+        raise UserError(f"{shown} exists and is not empty: name a new folder")
     temporary = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(folder)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(mode=0o700)
     except OSError as error:
-        raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
+        raise UserError(f"cannot write {shown}: {error.strerror or error}") from error
     try:
         yield temporary
         _rename(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that are gone have left of earlier tries at the same folder."""
+    for left in folder.parent.glob(f"{TEMPORARY}{folder.name}-*"):
+        process = left.name.rpartition("-")[2]
+        if process.isdigit() and not _alive(int(process)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 def _rename(temporary: Path, folder: Path) -> None:

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,19 @@ import numpy as np
 from mlx_email import config as configuration
 from mlx_email import files
 from mlx_email.config import Config
-from mlx_email.errors import DataError
+from mlx_email.errors import DataError, UserError
 from mlx_email.evaluate import baselines, metrics
 from mlx_email.evaluate.score import action_logps, probabilities
 from mlx_email.export import fuse
 from mlx_email.labels.prepare import FEATURES, SENDERS, features_of, prepare
 from mlx_email.labels.schema import ACTIONS, Row, Split, read_rows
-from mlx_email.labels.tables import read_people
+from mlx_email.labels.tables import People, read_people
 from mlx_email.mail.message import Message, NotMail
 from mlx_email.mail.read import read_message
 from mlx_email.model import load as loading
 from mlx_email.model import lora, source
 from mlx_email.model.load import Base
-from mlx_email.model.render import Renderer, renderer
+from mlx_email.model.render import Renderer, prompt_ids, renderer
 from mlx_email.model.wording import BODY_CHARACTERS
 from mlx_email.progress import Progress
 from mlx_email.synth.mailbox import best_possible, write_mailbox
@@ -33,6 +34,7 @@ from mlx_email.train import run as runs
 from mlx_email.train.run import DATA
 
 RULE = "rule.jsonl"
+EMPTY = Row(message_id="", user="", date=datetime(1970, 1, 1, tzinfo=UTC), sender="")
 AGREEMENT_MESSAGES = 200  # validation messages on which a merged model is compared with its adapter
 
 
@@ -50,13 +52,19 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
     """Make a run folder: data, the stages, metrics on the test split; gives what metrics.json holds.
 
     `mail` is a folder that `prepare` wrote, its features.parquet, or any mail source; None: the embedded mailbox.
-    What the user gave is checked before anything is written. Raises UserError for it.
+    The model, the settings and the mail are tried before the run folder appears. Raises UserError for what the user
+    gave.
     """
     chosen = [stage for stage in config.stages if not stages or stage.name in stages]
     if unknown := set(stages) - {stage.name for stage in config.stages}:
         names = ", ".join(stage.name for stage in config.stages)
         raise configuration.ConfigError(f"--stage {', '.join(sorted(unknown))}: the configuration has {names}")
-    source.resolve(config.model)
+    if config.model not in source.NAMED and Path(config.model).expanduser().is_dir():
+        config = msgspec.structs.replace(config, model=str(Path(config.model).expanduser().resolve()))
+    base = loading.load(config.model)
+    words = renderer(base.tokenizer)
+    prompt_ids(words, EMPTY, config.max_prompt_tokens)  # do the headers and the question fit at all?
+    runs.adapt(base, config)
     with files.publish(run) as folder:
         (folder / DATA).mkdir()
         collect(mail, folder / DATA, config, progress)
@@ -70,17 +78,18 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
         files.write(folder / runs.CONFIG, configuration.dump(config))
         files.write_json(folder / runs.ENVIRONMENT, runs.environment())
     with files.locked(run):
-        base = loading.load(config.model)
-        words = renderer(base.tokenizer)
         record: dict[str, Any] = {"test": {"baselines": baseline_summary(run, known, test_rows)}, "stages": {}}
+        parent = None
         for stage in chosen:
             with progress.steps(f"train {stage.name}") as bar:
                 train_rows = read_rows(run / DATA / FEATURES, "train")
-                runs.train_stage(run, base, words, train_rows, stage, config, on_step=bar.step)
+                runs.train_stage(run, base, words, train_rows, stage, config, parent=parent, on_step=bar.step)
             policy = Policy(base, words, config, stage.name)
-            record["stages"][stage.name] = {"test": evaluate(policy, test_rows, progress)}
-            runs.append_event(run, {"event": "evaluate", "stage": stage.name, **record["stages"][stage.name]["test"]})
-        record["final"] = chosen[-1].name
+            measured = evaluate(policy, test_rows, progress)
+            record["stages"][stage.name] = {"test": measured}
+            runs.append_event(run, {"event": "evaluate", "stage": stage.name, **measured})
+            parent = stage.name
+        record["final"] = parent
         files.write_json(run / runs.METRICS, record)
     return record
 
@@ -147,7 +156,8 @@ def predict_files(run: Path, names: Sequence[str], owner: str | None, progress: 
     """
     runs.open_run(run)  # is it a run at all?
     people = read_people(run / DATA / SENDERS)
-    rows = [features_of(_message(name, owner or ""), people) for name in names]
+    user = owner_of(people, owner)
+    rows = [features_of(_message(name, user), people) for name in names]
     policy = open_policy(run)
     scores = predict(policy, rows, progress)
     return [
@@ -159,6 +169,17 @@ def predict_files(run: Path, names: Sequence[str], owner: str | None, progress: 
         }
         for name, row in zip(names, scores, strict=True)
     ]
+
+
+def owner_of(people: People, owner: str | None) -> str:
+    """Whose mailbox a fresh message is in; UserError for an unknown owner, or for none where there are several."""
+    owners = sorted({user for user, _ in people})
+    if owner is None and len(owners) <= 1:
+        return owners[0] if owners else ""
+    if owner not in owners:
+        said = "which mailbox is it? give --owner" if owner is None else f"no owner {owner!r} in this run"
+        raise UserError(f"{said}; there are {', '.join(owners)}")
+    return owner
 
 
 def _message(name: str, owner: str) -> Message:

@@ -113,6 +113,9 @@ def test_an_unknown_setting(capsys):
     assert "did you mean model?" in refused(capsys, "train", "--config", "c.yaml", "--out", "out")
     assert "did you mean rank?" in refused(capsys, "train", "--set", "lora.rnk=1", "--out", "out")
     assert "the configuration has sft" in refused(capsys, "train", "--stage", "dpo", "--out", "out")
+    assert "use --model" in refused(capsys, "train", "--set", "model=smollm2", "--out", "out")
+    assert "no projection nope" in refused(capsys, "train", "--set", "lora.targets=[nope]", "--out", "out")
+    assert "raise it" in refused(capsys, "train", "--set", "max_prompt_tokens=5", "--out", "out")
     assert leftovers() == ["c.yaml"]
 
 
@@ -141,6 +144,11 @@ def test_a_folder_that_is_no_run(command, capsys):
 def test_a_wrong_option_or_command(capsys):
     assert "--mesages" in refused(capsys, "synth", "--mesages", "3")
     assert "trian" in refused(capsys, "trian")
+
+
+@pytest.mark.parametrize("out", [".", "/"])
+def test_an_output_that_cannot_be_replaced(out, capsys):
+    assert "name a new folder" in refused(capsys, "synth", "--messages", "10", "--out", out)
 
 
 def test_debug_shows_where(capsys):

@@ -39,6 +39,9 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
         ("model", "a.b=value"),
         ("lora.rank.deeper=1", "nothing inside 'rank'"),
         ("seed=-1", ">= 0"),
+        ("stages.sft.name=../evil", "regex"),
+        ("stages.sft.name=data", "data"),
+        ("lora.targets=[]", ">= 1"),
     ],
 )
 def test_a_wrong_override_is_one_clear_line(override, says):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from mlx_email.cli import main
@@ -93,7 +94,8 @@ def test_predict_answers_in_order_and_mail_cannot_speak_for_the_model(run, capsy
     letters = [tmp_path / "a.eml", tmp_path / "b.eml"]
     for letter in letters:
         letter.write_text(LETTER)
-    lines = output(capsys, "predict", str(run), *map(str, letters), "--json").splitlines()
+    owner = ["--owner", pq.read_table(run / "data/people.parquet")["user"][0].as_py()]
+    lines = output(capsys, "predict", str(run), *map(str, letters), *owner, "--json").splitlines()
     records = [json.loads(line) for line in lines]
     assert [record["file"] for record in records] == list(map(str, letters))
     for record in records:
@@ -104,15 +106,24 @@ def test_predict_answers_in_order_and_mail_cannot_speak_for_the_model(run, capsy
         )
     with letters[0].open("rb") as file:
         monkeypatch.setattr(sys, "stdin", type("In", (), {"buffer": file}))
-        assert json.loads(output(capsys, "predict", str(run), "--json"))["action"] == records[0]["action"]
+        assert json.loads(output(capsys, "predict", str(run), *owner, "--json"))["action"] == records[0]["action"]
 
 
 def test_predict_refuses_what_is_no_mail(run, capsys, tmp_path):
     (tmp_path / "x").write_bytes(b"\x00\x01")
+    owner = pq.read_table(run / "data/people.parquet")["user"][0].as_py()
     for name in (tmp_path / "x", tmp_path / "absent", tmp_path):
-        assert main(["predict", str(run), str(name)]) == 2
+        assert main(["predict", str(run), str(name), "--owner", owner]) == 2
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.count("\n") == 1 and str(name) in captured.err
+
+
+def test_predict_asks_whose_mailbox_it_is(run, capsys, tmp_path):
+    (tmp_path / "a.eml").write_text(LETTER)
+    owners = sorted(set(pq.read_table(run / "data/people.parquet")["user"].to_pylist()))
+    for given in ([], ["--owner", "nobody"]):
+        assert main(["predict", str(run), str(tmp_path / "a.eml"), *given]) == 2
+        assert ", ".join(owners) in capsys.readouterr().err
 
 
 def test_train_takes_a_prepared_folder_a_table_or_a_maildir(run, tmp_path, capsys):

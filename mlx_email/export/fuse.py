@@ -14,6 +14,7 @@ import numpy as np
 from mlx.utils import tree_unflatten
 from mlx_lm.utils import save_config, save_model
 
+from mlx_email.errors import MlxEmailError
 from mlx_email.model.load import Base
 
 FUSED_BITS = 8
@@ -35,7 +36,7 @@ def fuse(base: Base) -> dict:
         if not isinstance(module.linear, nn.QuantizedLinear):
             fused.append((name, dense))
             continue
-        group_size = module.linear.group_size
+        group_size = max(32, module.linear.group_size)  # the smallest that 8 bits have; nvfp4 has 16
         fused.append((name, nn.QuantizedLinear.from_linear(dense, group_size, FUSED_BITS)))
         for key in ("quantization", "quantization_config"):
             if key in config:
@@ -46,8 +47,14 @@ def fuse(base: Base) -> dict:
 
 
 def write(folder: Path, base: Base, config: dict) -> None:
-    """Fill `folder` with the base's model as an ordinary mlx-lm model."""
-    save_model(folder, base.model)
+    """Fill `folder` with the base's model as an ordinary mlx-lm model.
+
+    Arrays keep the type they compute in here: float32 on the CPU backend, where half precision is 1,000 times slower.
+    """
+    try:
+        save_model(folder, base.model)
+    except RuntimeError as error:  # how mlx reports a full disk
+        raise MlxEmailError(f"cannot write {folder}: {error}") from error
     save_config(config, config_path=folder / "config.json")
     for pattern in (*TOKENIZER_FILES, "generation_config.json"):
         for path in base.folder.glob(pattern):

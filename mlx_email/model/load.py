@@ -12,7 +12,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from mlx_email.errors import ModelError
 from mlx_email.kernels import quantized
-from mlx_email.model import source
+from mlx_email.model import forward, source
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,7 @@ class QuantizedLinear(nn.QuantizedLinear):
     """mlx's layer, its product run the way that is fastest here (`kernels.quantized`). Same arrays, same files."""
 
     def __call__(self, x: mx.array) -> mx.array:
-        packed = quantized.Quantized(
-            self.weight, self.scales, self.get("biases"), self.group_size, self.bits, self.mode
-        )
-        y = quantized.matmul(x, packed)
+        y = quantized.matmul(x, quantized.packed(self))
         return y + self.bias if "bias" in self else y
 
 
@@ -45,10 +42,15 @@ def load(name: str, *, offline: bool = False) -> Base:
     try:
         model, config = load_model(folder, lazy=True)
         tokenizer = load_tokenizer(folder, eos_token_ids=config.get("eos_token_id"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{folder} cannot be loaded as a model: {first_line}") from error
-    prepare(model)
+        prepare(model)
+        agrees = forward.agrees_with_model(model)
+    except ModelError as error:
+        raise ModelError(f"{folder}: {error}") from error
+    except Exception as error:  # a config.json can be wrong in as many ways as there are model classes
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        raise ModelError(f"{folder} cannot be loaded as a model: {type(error).__name__} {first_line}") from error
+    if not agrees:
+        raise ModelError(f"{folder}: {config['model_type']} models do more after their head than is supported here")
     return Base(model, tokenizer, config, folder)
 
 

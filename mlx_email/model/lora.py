@@ -8,9 +8,11 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
+from safetensors import safe_open
 
 from mlx_email import files
 from mlx_email.errors import MlxEmailError, ModelError
+from mlx_email.model.source import vet_safetensors
 
 ADAPTERS = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -29,8 +31,11 @@ class Lora:
 def apply(model: nn.Module, lora: Lora, seed: int) -> None:
     """Freeze the model and put fresh adapters on every layer's target projections; A random by `seed`, B zero.
 
+    A model that has adapters keeps them: a later stage starts from the one before it.
     Raises ModelError naming the targets that no layer of the model has.
     """
+    if adapter_arrays(model):
+        return
     names = {path for layer in model.layers for path, module in layer.named_modules() if _adaptable(module)}
     keys = sorted(path for path in names if path.rsplit(".", 1)[-1] in lora.targets)
     missing = set(lora.targets) - {key.rsplit(".", 1)[-1] for key in keys}
@@ -74,23 +79,29 @@ def save(folder: Path, model: nn.Module, lora: Lora, base: str) -> None:
 
 
 def load(model: nn.Module, folder: Path) -> None:
-    """Put the adapters of `folder` on a model, in eval mode; ModelError where they are damaged or do not fit it."""
+    """Put the adapters of `folder` on a model, in eval mode.
+
+    Raises ModelError where they are damaged, incomplete, or not LoRA adapters of this model.
+    """
     try:
+        config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
+        if config["fine_tune_type"] != "lora":
+            raise ModelError(f"{folder} holds no LoRA adapters but {config['fine_tune_type']!r}")
+        vet_safetensors(folder / ADAPTERS)
         model.freeze()
         load_adapters(model, str(folder))
         arrays = adapter_arrays(model)
         mx.eval(list(arrays.values()))  # mx.load is lazy: read the file now, not after something replaced it
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        raise ModelError(f"{folder}: the adapters cannot be used with this model ({error})") from error
+        with safe_open(folder / ADAPTERS, framework="numpy") as held:
+            missing = arrays.keys() - set(held.keys())
+    except ModelError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise ModelError(f"{folder}: the adapters cannot be used with this model ({first_line})") from error
+    if missing:
+        raise ModelError(f"{folder / ADAPTERS} is not complete: it has no {min(missing)}")
     for name, array in arrays.items():
         if not mx.isfinite(array).all().item():
             raise ModelError(f"{folder / ADAPTERS}: {name} holds a number that is not finite")
     model.eval()
-
-
-def read_config(folder: Path) -> dict:
-    """The adapter_config.json of a folder."""
-    try:
-        return json.loads((folder / ADAPTER_CONFIG).read_text())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder / ADAPTER_CONFIG} cannot be read ({error})") from error

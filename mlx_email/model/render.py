@@ -17,6 +17,8 @@ from mlx_email.labels.schema import ACTIONS, Action, Row
 from mlx_email.model.wording import BODY_CHARACTERS, Answer, action_text, answer_text, prompt_text
 
 MARK = "user words stand here"  # replaced by the words; any text that a template leaves alone would do
+PROBE = "What now?\nFrom: ann@x.example\n\nReady."
+TEMPLATE_DATE = "26 Jul 2024"  # the date that Llama 3's own template falls back to
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,10 @@ def renderer(tokenizer: TokenizerWrapper) -> Renderer:
     before, after = _template(tokenizer, [{"role": "user", "content": MARK}], add_generation_prompt=True)
     answered = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARK}]
     _, closing = _template(tokenizer, answered, add_generation_prompt=False)
+    if not tokenizer.eos_token_ids:
+        raise ModelError("this model's tokenizer has no token that ends an answer")
     stops = [i for i, token in enumerate(closing) if token in tokenizer.eos_token_ids]
-    end = closing[: stops[0] + 1] if stops else (tokenizer.eos_token_id,)
+    end = closing[: stops[0] + 1] if stops else (min(tokenizer.eos_token_ids),)
 
     control = set(tokenizer.added_tokens_decoder)
     for token in tokenizer.added_tokens_decoder.values():
@@ -54,7 +58,10 @@ def renderer(tokenizer: TokenizerWrapper) -> Renderer:
         if _ids(words, answer_text(Answer(action, 0.5, "none")))[: len(ids)] != ids:
             raise ModelError(f"this tokenizer joins the line {action_text(action)!r} with the text after it")
         actions[action] = ids
-    return Renderer(words, before, after, end, actions)
+    taken_apart = Renderer(words, before, after, end, actions)
+    if tokenizer.has_chat_template and _user_turn(taken_apart, PROBE) != _whole(tokenizer, PROBE):
+        raise ModelError("this tokenizer gives other ids to a text in one piece than to its parts (a space is added)")
+    return taken_apart
 
 
 def prompt_ids(renderer: Renderer, row: Row, limit: int) -> list[int]:
@@ -64,7 +71,7 @@ def prompt_ids(renderer: Renderer, row: Row, limit: int) -> list[int]:
     """
 
     def ids(body_characters: int) -> list[int]:
-        return [*renderer.before, *_ids(renderer.words, prompt_text(row, body_characters)), *renderer.after]
+        return _user_turn(renderer, prompt_text(row, body_characters))
 
     whole = ids(BODY_CHARACTERS)
     if len(whole) <= limit:
@@ -95,6 +102,16 @@ def _without_added_tokens(tokenizer: TokenizerWrapper) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(description))
 
 
+def _user_turn(renderer: Renderer, text: str) -> list[int]:
+    return [*renderer.before, *_ids(renderer.words, text), *renderer.after]
+
+
+def _whole(tokenizer: TokenizerWrapper, text: str) -> list[int]:
+    """The ids of a user's turn with harmless words, by the chat template in one piece."""
+    rendered = _apply(tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True)
+    return tokenizer.encode(rendered, add_special_tokens=False)
+
+
 def _template(
     tokenizer: TokenizerWrapper, messages: list[dict[str, str]], *, add_generation_prompt: bool
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -102,9 +119,7 @@ def _template(
     if not tokenizer.has_chat_template:
         first = () if tokenizer.bos_token_id is None else (tokenizer.bos_token_id,)
         return first, tuple(tokenizer.encode("\n", add_special_tokens=False))
-    text = tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=add_generation_prompt, enable_thinking=False
-    )
+    text = _apply(tokenizer, messages, add_generation_prompt=add_generation_prompt)
     if text.count(MARK) != 1:
         raise ModelError("this model's chat template does not repeat the user's words as they are")
     before, after = text.split(MARK)
@@ -112,3 +127,19 @@ def _template(
         tuple(tokenizer.encode(before, add_special_tokens=False)),
         tuple(tokenizer.encode(after, add_special_tokens=False)),
     )
+
+
+def _apply(tokenizer: TokenizerWrapper, messages: list[dict[str, str]], *, add_generation_prompt: bool) -> str:
+    """The chat template's text. The date that some templates (Llama 3) put into it is a fixed one: a prompt that knew
+    the day of the run would differ from run to run, and would know something later than the mail."""
+    try:
+        return tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,
+            date_string=TEMPLATE_DATE,
+        )
+    except Exception as error:  # whatever a template's own code raises
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        raise ModelError(f"this model's chat template fails: {type(error).__name__} {first_line}") from error

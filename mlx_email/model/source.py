@@ -28,6 +28,8 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 HUB_FILES = ["model*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt", "vocab.txt"]
 HUB_SECONDS = 10.0  # for the hub's first answer: its client sets no limit and would wait for ever
 
+NAMED = ("tiny", "smollm2")  # the models that come with the package
+
 REQUIRED = ("config.json", "tokenizer.json")
 WEIGHTS = "model*.safetensors"  # what mlx-lm loads
 INDEX = "model.safetensors.index.json"

@@ -48,7 +48,7 @@ class Mail:
 
 
 def make_owner(rng: Random, department: Department, taken: set[str]) -> Owner:
-    """An owner with bosses, colleagues and customers; `taken` holds the names in use, so that no two people share one."""
+    """An owner and the people they hear from; `taken` holds the names in use, so that no two people share one."""
     own_host = f"{department}.{words.COMPANY}.example"
     titles = [title.format(Department=department.title()) for title in words.BOSS_TITLES]
     bosses = tuple(_person(rng, own_host, rng.choice(titles), taken) for _ in range(2))
@@ -69,7 +69,7 @@ def write_mail(rng: Random, owner: Owner, facts: Facts) -> Mail:
     """One message to `owner` that says `facts`, about 25 to 60 words."""
     sender = _sender(rng, owner, facts)
     other = rng.choice([person for person in owner.colleagues if person != sender]).name
-    slots = _slots(rng, owner, facts, sender, other)
+    slots = _slots(rng, owner, sender, other)
     slots["matter"] = slots["system"] if facts.role == "automated" else slots["project"]
     subjects = words.KIND_SUBJECTS[facts.kind]
     if facts.role in ("boss", "colleague", "customer") and rng.random() < 0.7:
@@ -128,7 +128,7 @@ def _sender(rng: Random, owner: Owner, facts: Facts) -> Person:
     return Person(f"{company.title()} {local.title()}", f"{local}@{company}.example")
 
 
-def _slots(rng: Random, owner: Owner, facts: Facts, sender: Person, other: str) -> dict[str, str]:
+def _slots(rng: Random, owner: Owner, sender: Person, other: str) -> dict[str, str]:
     return {
         "you": owner.person.name.split()[0],
         "other": other,

@@ -153,14 +153,17 @@ def _answer(rng: Random, owner: Owner, mail: Mail, action: Action, date: datetim
         # Away from the border of 4 hours on both sides, and before a month is over.
         hours = (0.05, 3.0) if action == "reply_now" else (6.0, 400.0)
         when = date + timedelta(minutes=round(60 * math.exp(rng.uniform(math.log(hours[0]), math.log(hours[1])))))
-        text = rng.choice(("Done, see below.", "Yes, that is fine.", "I will see to it.", "Thank you for this.", "Agreed."))
+        text = rng.choice(
+            ("Done, see below.", "Yes, that is fine.", "I will see to it.", "Thank you for this.", "Agreed.")
+        )
         return _Sent(when, mail.sender, f"RE: {bare}", f"{text}\n{first}\n\n{_quoted(mail, date)}")
     if action == "forward":
         when = date + timedelta(minutes=rng.randrange(5, 3 * 24 * 60))
         others = [person for person in owner.colleagues if person != mail.sender]
         named = [person for person in others if person.name == mail.other and mail.other in mail.body]
-        text = rng.choice(("Yours, I think.", "Could you take this?", "Please see below.", "FYI", ""))
-        return _Sent(when, (named or [rng.choice(others)])[0], f"FW: {bare}", f"{text}\n\n{_quoted(mail, date)}".lstrip())
+        to = named[0] if named else rng.choice(others)
+        text = rng.choice(("Yours, I think.\n\n", "Could you take this?\n\n", "Please see below.\n\n", "FYI\n\n", ""))
+        return _Sent(when, to, f"FW: {bare}", f"{text}{_quoted(mail, date)}")
     return None
 
 

@@ -1,21 +1,22 @@
 """The tiny model's tokenizer: byte-level BPE in Qwen2's manner, learnt from the synthetic mail.
 
-Every byte is in the vocabulary and nothing is normalised, so any text comes back unchanged. Control tokens have
-Qwen2's names and ChatML is the chat form.
+Every byte is in the vocabulary, so any text comes back, in the form NFC that Qwen2 reads. Control tokens have Qwen2's
+names and ChatML is the chat form.
 """
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 END_OF_TEXT, IM_START, IM_END, PAD = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>"
 SPECIAL_TOKENS = (END_OF_TEXT, IM_START, IM_END, PAD)
 
-# Qwen2's expression with two changes that make numbers short: up to two digits stay together, with the blank before.
+# Qwen2's own, as it must be: transformers rebuilds the splitting and the NFC normalisation of a Qwen2 model from its
+# class, whatever the tokenizer's file says.
 SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+| ?\p{N}{1,2}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 CHAT_TEMPLATE = (
@@ -29,6 +30,7 @@ CHAT_TEMPLATE = (
 def learn(texts: Iterable[str], vocabulary: int) -> Tokenizer:
     """A tokenizer of `vocabulary` tokens, control tokens and the 256 bytes among them."""
     tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(SPLIT), behavior="isolated"),
@@ -50,7 +52,7 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
     """The files by which transformers, and so mlx-lm, loads it."""
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": "Qwen2Tokenizer",
         "eos_token": IM_END,
         "pad_token": PAD,
         "bos_token": None,

@@ -14,17 +14,18 @@ def adamw(weight_decay: float) -> optim.AdamW:
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: float) -> float:
-    """Linear from 0 to `peak` over the first share `warmup` of the steps, then a cosine down to 0.
+    """Linear from 0 to `peak` over the first share `warmup` of the steps, then a cosine that would reach 0 one step
+    after the last: every step learns something.
 
     `step` counts from 1; a pure function of it, so nothing needs saving.
 
-    >>> [round(learning_rate(s, 10, 1.0, 0.2), 3) for s in (1, 2, 6, 10)]
-    [0.5, 1.0, 0.5, 0.0]
+    >>> [round(learning_rate(s, 9, 1.0, 0.2), 3) for s in (1, 2, 6, 9)]
+    [0.5, 1.0, 0.5, 0.038]
     """
     rising = math.ceil(steps * warmup)
     if step <= rising:
         return peak * step / rising
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / max(1, steps - rising)))
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising + 1)))
 
 
 def clipped_mean(sums: Any, count: mx.array, limit: float) -> tuple[Any, mx.array]:

@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
@@ -94,6 +95,13 @@ def stage_steps(examples: Sequence[Example], plan: batches.Plan, stage: Sft, see
         yield from batches.steps(examples, plan, stage.accumulation, seed, epoch)
 
 
+def adapt(base: Base, config: Config) -> lora.Lora:
+    """Put the configured adapters on the base where it has none yet; ModelError where they do not fit it."""
+    adapters = lora.Lora(config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.targets)
+    lora.apply(base.model, adapters, derived_seed(config.seed, 0))
+    return adapters
+
+
 def train_stage(
     run: Path,
     base: Base,
@@ -102,15 +110,16 @@ def train_stage(
     stage: Sft,
     config: Config,
     *,
+    parent: str | None,
     on_step: Callable[[StepResult, int], None],
 ) -> Path:
     """Train one stage and publish its folder; gives that folder. `on_step(result, steps)` is called at each update.
 
-    The base gets the stage's fresh adapters and keeps them. Raises DataError where there is nothing to train on.
+    The base gets fresh adapters, or goes on with those of the stage `parent`, and keeps them. Raises DataError where
+    there is nothing to train on.
     """
     folder = run / stage.name
-    adapters = lora.Lora(config.lora.rank, config.lora.alpha, config.lora.dropout, config.lora.targets)
-    lora.apply(base.model, adapters, derived_seed(config.seed, 0))
+    adapters = adapt(base, config)
     examples = demonstrations(rows, renderer, config.max_prompt_tokens)
     if not examples:
         raise DataError("the training split is empty: there is no labelled mail to learn from")
@@ -138,15 +147,15 @@ def train_stage(
     record = {
         "stage": stage.name,
         "algorithm": algorithm_of(stage),
-        "parent": None,
+        "parent": parent,
         "steps": steps,
         "examples": len(examples),
-        "shapes": len(set(plan.widths)),
+        "traces": len(set(plan.widths)) if compiled else 0,
         "compiled": compiled,
         "tokens": sum(result.tokens for result in history),
         "tokens_per_second": sum(r.tokens for r in history) / sum(r.seconds for r in history),
         "loss": history[-1].loss,
-        "peak_memory_gb": mx.get_peak_memory() / 1e9,
+        "memory/peak_gb": mx.get_peak_memory() / 1e9,
     }
     with files.publish(folder) as temporary:
         lora.save(temporary, base.model, adapters, config.model)
@@ -179,10 +188,10 @@ def link(source: Path, target: Path) -> None:
     Both are safe: `prepare` replaces its tables by new files and never writes into one.
     """
     try:
-        os.link(source, target)
+        os.link(source.resolve(), target)
     except OSError:
         try:
-            target.write_bytes(source.read_bytes())
+            shutil.copyfile(source, target)
             target.chmod(0o600)
         except OSError as error:
             raise MlxEmailError(f"cannot copy {source} to {target}: {error.strerror or error}") from error

@@ -45,7 +45,7 @@ def test_equals_log_softmax(kind, rows, monkeypatch):
 
 
 def test_a_planted_fault_is_seen(monkeypatch):
-    """Without the expectation term softmax @ W the gradient is that of an unnormalised score."""
+    """Without the product of the error with the head there is no gradient."""
     honest = logprob._projection
     monkeypatch.setattr(logprob, "_projection", lambda *a: honest(*a)._replace(back=lambda p: mx.zeros((len(p), 64))))
     head = HEADS["linear"]()
@@ -72,3 +72,33 @@ def test_large_logits_stay_finite():
 
 def test_no_rows():
     assert linear_logprob(mx.zeros((0, 64)), HEADS["linear"](), mx.zeros((0,), mx.int32)).shape == (0,)
+
+
+def test_a_confident_token_keeps_its_gradient_in_half_precision():
+    """At p = 0.9988 the error 1 - p is far below the spacing of bfloat16 near 1: it must not be formed there."""
+    mx.random.seed(1)
+    head = nn.Linear(64, 300, bias=False)
+    hidden = mx.random.normal((20, 64))
+    targets = mx.argmax(head(hidden), axis=-1)
+    strength = mx.array(np.linspace(8, 14, 20).astype(np.float32))[:, None]
+    hidden = hidden * strength
+    exact = mx.grad(lambda h: linear_logprob(h, head, targets).sum())(hidden)
+    assert mx.exp(linear_logprob(hidden, head, targets)).max().item() > 0.99
+    head.weight = head.weight.astype(mx.bfloat16)
+    half = mx.grad(lambda h: linear_logprob(h, head, targets).sum())(hidden.astype(mx.bfloat16)).astype(mx.float32)
+    error = mx.linalg.norm(half - exact, axis=-1) / mx.linalg.norm(exact, axis=-1)
+    assert np.median(np.array(error)) < 0.2
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_memory_is_that_of_some_chunks_not_of_all_logits(gradient, monkeypatch):
+    monkeypatch.setattr(logprob, "CHUNK_ELEMENTS", 1 << 18)
+    head = nn.Linear(8, 512, bias=False)
+    hidden, targets = mx.random.normal((32_768, 8)), mx.zeros((32_768,), mx.int32)
+    mx.eval(head.weight, hidden, targets)
+    mx.clear_cache()
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    mx.eval(linear_logprob(hidden, head, targets, gradient=gradient))
+    logits = 32_768 * 512 * 4
+    assert mx.get_peak_memory() - before < logits / 2
