@@ -57,11 +57,12 @@ def write_json(path: Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def publish(folder: Path) -> Generator[Path]:
+def publish(folder: Path, *, flush: bool = True) -> Generator[Path]:
     """Give a hidden folder to fill; on a clean exit it takes the place of `folder`, otherwise it is removed.
 
-    Every file in it is flushed first. Raises UserError where `folder` exists and is not empty, so nothing that
-    somebody made is ever replaced, and where its parent cannot be written.
+    Every file in it is flushed first, unless `flush` is off (for thousands of files that can be made again). Raises
+    UserError where `folder` exists and is not empty, so nothing that somebody made is ever replaced, and where its
+    parent cannot be written.
     """
     shown, folder = folder, folder.resolve()
     if folder in (Path.cwd(), Path(folder.anchor)):
@@ -78,7 +79,7 @@ def publish(folder: Path) -> Generator[Path]:
         raise UserError(f"cannot write {shown}: {error.strerror or error}") from error
     try:
         yield temporary
-        _rename(temporary, folder)
+        _rename(temporary, folder, flush=flush)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -101,11 +102,10 @@ def _alive(process: int) -> bool:
     return True
 
 
-def _rename(temporary: Path, folder: Path) -> None:
+def _rename(temporary: Path, folder: Path, *, flush: bool) -> None:
     try:
-        for path in sorted(temporary.rglob("*")):
+        for path in (*sorted(temporary.rglob("*")), temporary) if flush else ():
             fsync(path)
-        fsync(temporary)
         if folder.exists():
             folder.rmdir()  # empty: `publish` has checked
         os.rename(temporary, folder)

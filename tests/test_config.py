@@ -40,7 +40,6 @@ def test_numbers_without_a_point_are_numbers(tmp_path):
         ("lora.rank.deeper=1", "nothing inside 'rank'"),
         ("seed=-1", ">= 0"),
         ("stages.sft.name=../evil", "regex"),
-        ("stages.sft.name=data", "data"),
         ("lora.targets=[]", ">= 1"),
     ],
 )
@@ -61,6 +60,7 @@ def test_a_wrong_override_is_one_clear_line(override, says):
         ("- 1", "not a mapping"),
         ("a: [", "not YAML"),
         ("stages: [{algorithm: sft}, {algorithm: sft}]", "same name"),
+        ("stages: [{algorithm: sft, name: data}]", "named data"),
         ("model: !!python/object/apply:os.system ['true']", "not YAML"),
     ],
 )

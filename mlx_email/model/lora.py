@@ -34,7 +34,7 @@ def apply(model: nn.Module, lora: Lora, seed: int) -> None:
     A model that has adapters keeps them: a later stage starts from the one before it.
     Raises ModelError naming the targets that no layer of the model has.
     """
-    if adapter_arrays(model):
+    if any("lora_a" in module for module in model.modules()):
         return
     names = {path for layer in model.layers for path, module in layer.named_modules() if _adaptable(module)}
     keys = sorted(path for path in names if path.rsplit(".", 1)[-1] in lora.targets)

@@ -14,6 +14,7 @@ from email.utils import format_datetime
 from pathlib import Path
 from random import Random
 
+from mlx_email import files
 from mlx_email.errors import DataError, UserError
 from mlx_email.labels.schema import ACTIONS, Action, Row, predicted_action
 from mlx_email.synth.grammar import Mail, Owner, Person, make_owner, write_mail
@@ -70,19 +71,16 @@ def write_mailbox(out: Path, *, messages: int, noise: float, seed: int) -> Mailb
         raise UserError(f"--messages {messages} is too few: one for each of {len(DEPARTMENTS)} owners at least")
     if not 0 <= noise <= 1:
         raise UserError(f"--noise {noise} is not a probability: give a number from 0 to 1")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not an empty folder: name a new one")
     rng = Random(f"mailbox {seed}")
     names: set[str] = set()
     owners = [make_owner(rng, department, names) for department in DEPARTMENTS]
     counts: Counter[Action] = Counter()
     followed = sent = 0
-    out.mkdir(parents=True, exist_ok=True)
-    with open(out / "rule.jsonl", "w", encoding="utf-8", newline="\n") as rule:
+    with files.publish(out, flush=False) as folder, open(folder / "rule.jsonl", "w", encoding="utf-8") as rule:
         for index, owner in enumerate(owners):
             share = messages // len(owners) + (index < messages % len(owners))
             received = _live(rng, owner, share, noise)
-            for line in _write_owner(out / "maildir", owner, received, rng):
+            for line in _write_owner(folder / "maildir", owner, received, rng):
                 rule.write(json.dumps(line) + "\n")
             counts.update(item.action for item in received)
             followed += sum(item.action == item.best for item in received)

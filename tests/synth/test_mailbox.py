@@ -171,7 +171,7 @@ def test_impossible_wishes_are_refused(tmp_path, messages, noise):
 
 def test_nothing_is_written_over(tmp_path):
     (tmp_path / "letter").write_text("mine")
-    with pytest.raises(UserError, match="not an empty folder"):
+    with pytest.raises(UserError, match="is not empty"):
         write_mailbox(tmp_path, messages=10, noise=0.0, seed=0)
     assert tree(tmp_path) == {"letter": b"mine"}
 
