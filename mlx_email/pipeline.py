@@ -59,6 +59,8 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
     if unknown := set(stages) - {stage.name for stage in config.stages}:
         names = ", ".join(stage.name for stage in config.stages)
         raise configuration.ConfigError(f"--stage {', '.join(sorted(unknown))}: the configuration has {names}")
+    if mail is not None and not mail.exists():
+        raise DataError(f"{mail} does not exist: name a folder that prepare wrote, or a mail source")
     if config.model not in source.NAMED and Path(config.model).expanduser().is_dir():
         config = msgspec.structs.replace(config, model=str(Path(config.model).expanduser().resolve()))
     base = loading.load(config.model)

@@ -67,4 +67,5 @@ class Progress:
             file=sys.stderr,
             dynamic_ncols=True,
             mininterval=0.5,
+            delay=0.3,  # what fails at once shows its error, not a bar
         )

@@ -14,13 +14,14 @@ from mlx_email.errors import MlxEmailError
 from mlx_email.kernels import losses
 from mlx_email.model import lora
 from mlx_email.model.batch import Example, collate, example
+from mlx_email.model.load import prepare
 from mlx_email.train.loop import train
 from mlx_email.train.optimizer import adamw, clipped_mean
 
 LORA = lora.Lora(rank=4, alpha=8.0, dropout=0.0, targets=("q_proj", "down_proj"))
 
 
-def policy(dropout: float = 0.0) -> nn.Module:
+def policy(dropout: float = 0.0, *, bits: int | None = None) -> nn.Module:
     mx.random.seed(11)
     model = qwen2.Model(
         qwen2.ModelArgs(
@@ -34,6 +35,9 @@ def policy(dropout: float = 0.0) -> nn.Module:
             vocab_size=53,
         )
     )
+    if bits is not None:
+        nn.quantize(model, group_size=32, bits=bits)
+        prepare(model)
     lora.apply(model, lora.Lora(LORA.rank, LORA.alpha, dropout, LORA.targets), seed=5)
     return model
 
@@ -153,9 +157,10 @@ def test_a_step_of_nothing_but_padding_moves_nothing():
 
 
 @pytest.mark.slow
-def test_compiled_equals_plain():
+@pytest.mark.parametrize("bits", [None, 4])
+def test_compiled_equals_plain(bits):
     steps = [[batch(examples(4)), batch(examples(3), size=4)]] * 2
-    plain, plain_weights = run(policy(0.2), steps)
-    traced, traced_weights = run(policy(0.2), steps, compiled=True)
+    plain, plain_weights = run(policy(0.2, bits=bits), steps)
+    traced, traced_weights = run(policy(0.2, bits=bits), steps, compiled=True)
     np.testing.assert_allclose([r.loss for r in plain], [r.loss for r in traced], rtol=1e-5)
     assert_equal(plain_weights, traced_weights, tolerance=1e-4)
