@@ -14,7 +14,7 @@ from mlx_email.train import run as runs
 BASE = ["stages.sft.max_steps=3", "stages.sft.batch_size=4", "stages.sft.accumulation=2", "lora.dropout=0.1"]
 CHANGES = [
     "seed=1",
-    "max_prompt_tokens=110",
+    "max_prompt_tokens=140",
     "gradient_clip=0.001",
     "weight_decay=0.5",
     "lora.rank=8",
@@ -23,7 +23,7 @@ CHANGES = [
     "lora.targets=[q_proj]",
     "stages.sft.batch_size=3",
     "stages.sft.accumulation=1",
-    "stages.sft.learning_rate=0.001",
+    "stages.sft.learning_rate=0.002",
     "stages.sft.warmup=1.0",
     "stages.sft.max_steps=2",
 ]
