@@ -9,8 +9,8 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-# Unpacking costs as much as the fused product of this many rows (2 cores, MKL; 512..1536 wide matrices).
-CPU_FUSED_ROWS = 2
+# Up to this many rows the fused op is faster than unpacking first (benchmarks/kernels.py: 2 cores, MKL, 1024 wide).
+CPU_FUSED_ROWS = 1
 
 
 class Quantized(NamedTuple):
