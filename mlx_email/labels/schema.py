@@ -42,11 +42,18 @@ COLUMNS = pa.schema(
         pa.field("urgency", pa.float32()),
         pa.field("is_question", pa.bool_()),
         pa.field("is_action_request", pa.bool_()),
+        pa.field("history_messages", pa.int32()),
+        pa.field("history_answered", pa.int32()),
+        pa.field("history_forwarded", pa.int32()),
+        pa.field("history_deleted", pa.int32()),
+        pa.field("history_kept", pa.int32()),
+        pa.field("history_response_hours", pa.float32()),
         pa.field("action", pa.string()),
         pa.field("response_time_hours", pa.float32()),
         pa.field("priority_target", pa.float32()),
         pa.field("label_quality", pa.string()),
         pa.field("split", pa.string()),
+        pa.field("straddles", pa.bool_()),
     ]
 )
 
@@ -69,11 +76,20 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, rename={"sender": "from"}):
     urgency: float = 0.5  # 0..1
     is_question: bool = False
     is_action_request: bool = False
+    # Of the last 20 mails from this sender to this owner, as far as it could be seen when this one arrived; what is in
+    # none of the four is still open.
+    history_messages: int = 0  # 0..20
+    history_answered: int = 0
+    history_forwarded: int = 0
+    history_deleted: int = 0
+    history_kept: int = 0
+    history_response_hours: float | None = None  # median over the answered ones
     action: Observed = "archived"
     response_time_hours: float | None = None  # received -> owner's reply; None unless replied
     priority_target: float = 0.5  # 0..1, a label made from the outcome: never in a prompt
     label_quality: str = "good"
     split: Split = "train"
+    straddles: bool = False  # its thread has a message in an earlier split
 
 
 def predicted_action(action: Observed, response_time_hours: float | None) -> Action:

@@ -11,6 +11,10 @@ from mlx_email.errors import DataError
 # archived cannot be told apart; everything else is trusted like Outlook.
 Era = Literal["notes", "outlook", "other"]
 
+# What a mail program noted on a message, beside its text: Maildir's flags, Status headers, Gmail's labels, emlx's bits.
+# "unseen" only where the source tells read from unread at all.
+Mark = Literal["answered", "forwarded", "flagged", "trashed", "draft", "unseen"]
+
 
 class NotMail(DataError):
     """These bytes cannot be read as one e-mail; the caller counts them as rejected, with this reason (no mail text)."""
@@ -33,4 +37,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     body: str = ""  # all the text: what is new and what it quotes (`quotes.split` tells them apart)
     in_reply_to: str | None = None
     references: tuple[str, ...] = ()
+    reply_to: tuple[str, ...] = ()  # addresses, lower case: where the sender wants answers
+    labels: tuple[str, ...] = ()  # Gmail's, which stand for folders: a message has several. () where there are none
+    marks: tuple[Mark, ...] = ()  # sorted, each once
     era: Era = "other"
