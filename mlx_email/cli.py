@@ -15,6 +15,7 @@ import click
 from mlx_email import __version__
 from mlx_email.errors import MlxEmailError
 from mlx_email.labels.schema import ACTIONS, SPLITS
+from mlx_email.mail.sources import FORMATS
 from mlx_email.progress import Progress
 
 # mlx and mlx-lm are imported inside the commands: --help and a typing error answer at once.
@@ -70,21 +71,39 @@ def train(
 @cli.command()
 @click.argument("sources", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="The folder to make.")
+@click.option(
+    "--format", "source_format", type=click.Choice(FORMATS), help="What the sources are.  [default: detected]"
+)
+@click.option("--owner", "owners", multiple=True, metavar="ADDRESS", help="An address of yours (repeatable).")
+@click.option("--redact", is_flag=True, help="Replace names, addresses and numbers by placeholders.")
+@click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes.  [default: one a core, up to 8]")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def prepare(sources: tuple[Path, ...], out: Path, as_json: bool) -> None:
+def prepare(
+    sources: tuple[Path, ...],
+    out: Path,
+    source_format: Any,
+    owners: tuple[str, ...],
+    redact: bool,
+    workers: int | None,
+    as_json: bool,
+) -> None:
     """Turn mail into labelled tables: messages.parquet and features.parquet in DIR.
 
-    A source is a maildir in CMU's shape (<owner>/<folder>/<message>), as a folder or a .tar.gz of it.
+    A source is an mbox (Gmail Takeout), a Maildir, a folder of .eml files or of Apple Mail, or the CMU Enron corpus; as
+    files, or in a .zip, .tar or .tar.gz. Interrupted, the same command goes on from where it was.
 
     \b
-    Example: mlx-email prepare enron.tar.gz --out prepared
+    Example: mlx-email prepare takeout.zip --out prepared
     """
     import msgspec
 
-    from mlx_email.labels.prepare import prepare as run_prepare
+    from mlx_email.labels import prepare as preparing
+    from mlx_email.labels.workers import default_count
 
+    options = preparing.Options(format=source_format, owner=owners, redact=redact)
     with Progress(quiet=as_json).reading() as advance:
-        counts = msgspec.to_builtins(run_prepare(sources, out, progress=advance))
+        prepared = preparing.prepare(sources, out, options, count=workers or default_count(), progress=advance)
+    counts = msgspec.to_builtins(prepared)
     click.echo(_json(counts) if as_json else _counts_table(counts, out))
 
 
@@ -140,7 +159,7 @@ def export(run: Path, out: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="The folder to make.")
-@click.option("--messages", type=click.IntRange(1), default=10_000, show_default=True, help="Received messages.")
+@click.option("--messages", type=click.IntRange(1), default=10_600, show_default=True, help="Received messages.")
 @click.option("--noise", type=click.FloatRange(0, 1), default=0.08, show_default=True, help="Share of slips.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def synth(out: Path, messages: int, noise: float, seed: int) -> None:
@@ -223,6 +242,9 @@ def _evaluation_table(record: dict[str, Any]) -> str:
     lines.append(_accuracy_line(record["stage"], record))
     if "best_possible" in record["baselines"]:
         lines.append(f"  {'best possible':22s} {record['baselines']['best_possible']:.3f}")
+    titles = {"straddling": "threads begun before", "apart": "other threads", "good_labels": "certain labels"}
+    for name, part in record["subsets"].items():
+        lines.append(f"    {titles[name]:20s} {part['accuracy']:.3f}  of {part['messages']} messages")
     lines += ["", f"  {'right / predicted':>18s} " + " ".join(f"{action:>11s}" for action in ACTIONS) + "      F1"]
     for action, row in zip(ACTIONS, record["confusion"], strict=True):
         lines.append(f"  {action:>18s} " + " ".join(f"{n:11d}" for n in row) + f"  {record['f1'][action]:6.3f}")

@@ -26,7 +26,7 @@ Probability = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 class Synthetic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The embedded mailbox, used when `train` is given no mail."""
 
-    messages: PositiveInt = 10_000  # received ones, over all owners
+    messages: PositiveInt = 10_600  # received ones, over all owners; at least 2,000 of them to test on
     noise: Share = 0.08  # share of messages where the owner does something else than the rule
     seed: int = 0
 
@@ -58,6 +58,7 @@ class Sft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True,
     learning_rate: PositiveFloat = 2e-5
     warmup: Share = 0.1  # share of the steps
     max_steps: PositiveInt | None = None  # stop there, the schedule ending with it
+    augment: bool = False  # train on variants too: the subject in other words, a similar sender
     log_every: PositiveInt = 10  # steps
 
 
@@ -74,6 +75,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: str = "tiny"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
     max_prompt_tokens: PositiveInt = 1024
+    sender_history: bool = True  # prompts say what the owner did with the sender's last 20 mails
     compile: bool | None = None  # mx.compile of the training step; None: where it pays (not on the CPU)
     gradient_clip: PositiveFloat = 1.0  # global norm
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0

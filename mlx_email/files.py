@@ -17,6 +17,12 @@ from typing import Any, BinaryIO
 from mlx_email.errors import MlxEmailError, UserError
 
 TEMPORARY = ".tmp-"
+LOCK = ".lock"
+
+
+def open_private(path: Path) -> BinaryIO:
+    """A file that only its owner can read, open for writing; what was there is replaced."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
 
 
 def fsync(path: Path) -> None:
@@ -38,8 +44,7 @@ def write(path: Path, data: bytes | str) -> None:
     """Replace `path` by `data` in one step; mode 0600, since what we write is made from mail."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
+        with open_private(temporary) as file:
             file.write(data.encode() if isinstance(data, str) else data)
         fsync(temporary)
         os.replace(temporary, path)
@@ -64,11 +69,8 @@ def publish(folder: Path, *, flush: bool = True) -> Generator[Path]:
     UserError where `folder` exists and is not empty, so nothing that somebody made is ever replaced, and where its
     parent cannot be written.
     """
+    check_new(folder)
     shown, folder = folder, folder.resolve()
-    if folder in (Path.cwd(), Path(folder.anchor)):
-        raise UserError(f"{shown} cannot be replaced: name a new folder")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{shown} exists and is not empty: name a new folder")
     temporary = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +84,15 @@ def publish(folder: Path, *, flush: bool = True) -> Generator[Path]:
         _rename(temporary, folder, flush=flush)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_new(folder: Path) -> None:
+    """UserError where `folder` is something that must not be replaced."""
+    shown, folder = folder, folder.resolve()
+    if folder in (Path.cwd(), Path(folder.anchor)):
+        raise UserError(f"{shown} cannot be replaced: name a new folder")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{shown} exists and is not empty: name a new folder")
 
 
 def _sweep(folder: Path) -> None:
@@ -128,7 +139,7 @@ def locked(folder: Path) -> Generator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file: BinaryIO = (folder / ".lock").open("a+b")
+        file: BinaryIO = (folder / LOCK).open("a+b")
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror or error}") from error
     with file:

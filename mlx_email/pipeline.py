@@ -18,9 +18,11 @@ from mlx_email.errors import DataError, UserError
 from mlx_email.evaluate import baselines, metrics
 from mlx_email.evaluate.score import action_logps, probabilities
 from mlx_email.export import fuse
-from mlx_email.labels.prepare import FEATURES, SENDERS, features_of, prepare
+from mlx_email.labels.fresh import features_of
+from mlx_email.labels.prepare import FEATURES, SENDERS, prepare
 from mlx_email.labels.schema import ACTIONS, Row, Split, read_rows
 from mlx_email.labels.tables import People, read_people
+from mlx_email.labels.workers import default_count
 from mlx_email.mail.message import Message, NotMail
 from mlx_email.mail.read import read_message
 from mlx_email.model import load as loading
@@ -64,7 +66,7 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
     if config.model not in source.NAMED and Path(config.model).expanduser().is_dir():
         config = msgspec.structs.replace(config, model=str(Path(config.model).expanduser().resolve()))
     base = loading.load(config.model)
-    words = renderer(base.tokenizer)
+    words = renderer(base.tokenizer, history=config.sender_history)
     prompt_ids(words, EMPTY, config.max_prompt_tokens)  # do the headers and the question fit at all?
     runs.adapt(base, config)
     with files.publish(run) as folder:
@@ -84,7 +86,7 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
         parent = None
         for stage in chosen:
             with progress.steps(f"train {stage.name}") as bar:
-                train_rows = read_rows(run / DATA / FEATURES, "train")
+                train_rows = read_rows(run / DATA / FEATURES, "train", body_characters=BODY_CHARACTERS)
                 runs.train_stage(run, base, words, train_rows, stage, config, parent=parent, on_step=bar.step)
             policy = Policy(base, words, config, stage.name)
             measured = evaluate(policy, test_rows, progress)
@@ -111,7 +113,7 @@ def collect(mail: Path | None, data: Path, config: Config, progress: Progress) -
             runs.link(box.rule_file, data / RULE)
             mail = box.path
         with progress.reading() as advance:
-            prepare([mail], scratch / "table", progress=advance)
+            prepare([mail], scratch / "table", count=default_count(), progress=advance)
         adopt(scratch / "table", data)
 
 
@@ -129,7 +131,7 @@ def open_policy(run: Path) -> Policy:
     stage = runs.last_stage(run, config)
     base = loading.load(config.model)
     lora.load(base.model, stage)
-    return Policy(base, renderer(base.tokenizer), config, stage.name)
+    return Policy(base, renderer(base.tokenizer, history=config.sender_history), config, stage.name)
 
 
 def evaluate(policy: Policy, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:

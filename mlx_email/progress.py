@@ -44,11 +44,17 @@ class Progress:
             yield bar.update
 
     @contextlib.contextmanager
-    def reading(self) -> Generator[Callable[[str, int], object]]:
-        """For `prepare`: gives a function to call with what was done ("read", "label") and how many more."""
-        with self._bar("read mail", "files") as files, self._bar("label", "owners") as owners:
-            bars = {"read": files, "label": owners}
-            yield lambda what, more: bars[what].update(more)
+    def reading(self) -> Generator[Callable[[str, int, int], object]]:
+        """For `prepare`: gives a function to call with what was done ("read": bytes, "label": messages), how many more,
+        and of how many."""
+        with self._bar("read mail", "B", scaled=True) as size, self._bar("label", "messages") as messages:
+            bars = {"read": size, "label": messages}
+
+            def advance(what: str, more: int, total: int) -> None:
+                bars[what].total = total
+                bars[what].update(more)
+
+            yield advance
 
     @contextlib.contextmanager
     def phase(self, what: str) -> Generator[None]:
@@ -58,10 +64,11 @@ class Progress:
         if not self.quiet:
             tqdm.write(f"{what}: {time.perf_counter() - started:.1f} s", file=sys.stderr)
 
-    def _bar(self, what: str, unit: str, total: int | None = None) -> tqdm:
+    def _bar(self, what: str, unit: str, total: int | None = None, *, scaled: bool = False) -> tqdm:
         return tqdm(
             desc=what,
-            unit=f" {unit}",
+            unit=unit if scaled else f" {unit}",
+            unit_scale=scaled,
             total=total,
             disable=self.quiet,
             file=sys.stderr,

@@ -57,7 +57,7 @@ def test_the_options_are_these_and_no_others():
     options = {name: sorted(p.name for p in command.params) for name, command in cli.commands.items()}
     assert options == {
         "train": ["as_json", "config_name", "model", "out", "overrides", "source", "stages"],
-        "prepare": ["as_json", "out", "sources"],
+        "prepare": ["as_json", "out", "owners", "redact", "source_format", "sources", "workers"],
         "evaluate": ["as_json", "data", "runs", "split"],
         "predict": ["as_json", "files", "owner", "run"],
         "export": ["as_json", "out", "run"],

@@ -67,4 +67,27 @@ def summary(rows: Sequence[Row], probabilities: np.ndarray) -> dict[str, Any]:
         "f1": dict(zip(ACTIONS, f1(counts).tolist(), strict=True)),
         "confusion": counts.tolist(),
         "confidence": float(probabilities.max(axis=1).mean()),
+        "subsets": subsets(rows, target, predicted),
+    }
+
+
+def subsets(rows: Sequence[Row], target: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, Any]]:
+    """The same for parts of the messages that say how far the whole can be believed; empty parts are left out.
+
+    straddling: in a thread that began in an earlier split; apart: in none; good_labels: what was done is known for sure
+    (kept mail near the end of an export may only not be deleted yet).
+    """
+    chosen = {
+        "straddling": np.array([row.straddles for row in rows], bool),
+        "apart": np.array([not row.straddles for row in rows], bool),
+        "good_labels": np.array([row.label_quality == "good" for row in rows], bool),
+    }
+    return {
+        name: {
+            "messages": int(mask.sum()),
+            "accuracy": accuracy(target[mask], predicted[mask]),
+            "macro_f1": macro_f1(target[mask], predicted[mask]),
+        }
+        for name, mask in chosen.items()
+        if mask.any()
     }

@@ -1,44 +1,68 @@
 """One message for all its copies: a third of a mailbox's files are copies of mail in other folders."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
-from hashlib import sha256
 
 import msgspec
 
-from mlx_email.mail.message import Message
+from mlx_email.labels.letters import Digest, Letter, Place, letter
+from mlx_email.mail.message import Mark, Message
 from mlx_email.mail.sources import natural_key
 
 
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """A message and every folder of the owner in which a copy of it lay."""
 
-    message: Message  # the copy whose path sorts first
+    message: Message  # the copy whose path sorts first; its body may lie at `place` instead
+    digest: Digest
     folders: tuple[str, ...]  # sorted, each once
+    marks: tuple[Mark, ...] = ()  # of all copies; "unseen" only where no copy was seen
     copies: int = 1
+    place: Place | None = None
 
 
-def content_key(message: Message) -> bytes:
-    """Equal for copies of one message: date, sender, subject and body. Message-IDs are unique per file in real
-    exports, so they cannot tell; white space is not compared, as programs fold it differently."""
-    date = message.date.isoformat() if message.date else ""
-    text = "\0".join((date, message.sender, message.subject, " ".join(message.body.split())))
-    return sha256(text.encode("utf-8", "surrogatepass")).digest()
+BodyOf = Callable[[Mail], str]  # gives a mail's body, from wherever it lies
 
 
-def unique(messages: Iterable[Message]) -> list[Mail]:
-    """The messages of one owner without copies, oldest first; the result does not depend on their order."""
-    found: dict[bytes, tuple[Message, set[str], int]] = {}
-    for message in messages:
-        key = content_key(message)
-        if key not in found:
-            found[key] = (message, {message.folder}, 1)
-            continue
-        kept, folders, copies = found[key]
-        folders.add(message.folder)
-        found[key] = (min(kept, message, key=_path_order), folders, copies + 1)
-    mails = [Mail(message=m, folders=tuple(sorted(folders)), copies=n) for m, folders, n in found.values()]
-    return sorted(mails, key=lambda mail: time_order(mail.message))
+def body_in_memory(mail: Mail) -> str:
+    """The body of a mail that has it with it."""
+    return mail.message.body
+
+
+def unique(letters: Iterable[Letter]) -> list[Mail]:
+    """The messages of one owner without copies, oldest first; the result does not depend on their order.
+
+    Copies are told by what they say (`letters.content_key`): Message-IDs are unique per file in real exports.
+    """
+    found: dict[bytes, list[Letter]] = {}
+    for copy in letters:
+        found.setdefault(copy.digest.content, []).append(copy)
+    return sorted(map(_joined, found.values()), key=lambda mail: time_order(mail.message))
+
+
+def mails_of(messages: Iterable[Message]) -> list[Mail]:
+    """`unique` for messages that are in memory, bodies and all."""
+    return unique(map(letter, messages))
+
+
+def _joined(copies: list[Letter]) -> Mail:
+    kept = min(copies, key=lambda copy: path_order(copy.message))
+    marks = {mark for copy in copies for mark in copy.message.marks}
+    if not all("unseen" in copy.message.marks for copy in copies):
+        marks.discard("unseen")
+    return Mail(
+        message=kept.message,
+        digest=kept.digest,
+        folders=tuple(sorted({folder for copy in copies for folder in _folders(copy.message)})),
+        marks=tuple(sorted(marks)),
+        copies=len(copies),
+        place=kept.place,
+    )
+
+
+def _folders(message: Message) -> tuple[str, ...]:
+    """Gmail's labels stand for folders: the file in which its export lies says nothing."""
+    return message.labels or (message.folder,)
 
 
 def sent_at(message: Message) -> datetime:
@@ -50,8 +74,8 @@ def sent_at(message: Message) -> datetime:
 
 def time_order(message: Message) -> tuple[float, str, list[tuple[int, int, str]]]:
     """Sorts by date (undated mail last), then by what no two messages of a mailbox share."""
-    return (message.date.timestamp() if message.date else float("inf"), message.message_id, _path_order(message))
+    return (message.date.timestamp() if message.date else float("inf"), message.message_id, path_order(message))
 
 
-def _path_order(message: Message) -> list[tuple[int, int, str]]:
+def path_order(message: Message) -> list[tuple[int, int, str]]:
     return [natural_key(part) for part in message.path.split("/")]

@@ -3,14 +3,19 @@
 from functools import lru_cache
 from typing import Literal
 
-from mlx_email.mail.sources import folder_key
+from mlx_email.mail.sources.names import DRAFTS, JUNK, NOT_MAIL, SENT, TRASH, VIEWS, folder_key
 
-Kind = Literal["sent", "trash", "not_mail", "view", "filed"]
+Kind = Literal["sent", "trash", "not_mail", "view", "draft", "junk", "filed"]
 
-SENT = frozenset({"sent", "sent_mail", "sent_items", "sent_messages"})
-TRASH = frozenset({"deleted_items", "deleted_messages", "trash"})  # junk and private bins are filed
-NOT_MAIL = frozenset({"calendar", "contacts", "tasks", "to_do"})
-VIEWS = frozenset({"all_documents", "discussion_threads"})  # Notes shows the whole mailbox there: never an action
+# The first that a part of the path belongs to; a draft in the trash is deleted.
+KINDS: tuple[tuple[frozenset[str], Kind], ...] = (
+    (NOT_MAIL, "not_mail"),
+    (SENT, "sent"),
+    (TRASH, "trash"),
+    (VIEWS, "view"),  # never an action
+    (DRAFTS, "draft"),
+    (JUNK, "junk"),
+)
 
 
 @lru_cache(maxsize=65536)
@@ -19,12 +24,8 @@ def folder_kind(folder: str) -> Kind:
 
     >>> folder_kind("inbox"), folder_kind("_sent_mail"), folder_kind("Deleted Items/2001"), folder_kind("Calendar")
     ('filed', 'sent', 'trash', 'not_mail')
+    >>> folder_kind("[Gmail]/Sent Mail"), folder_kind("Entwürfe"), folder_kind("Junk E-Mail"), folder_kind("Chats")
+    ('sent', 'draft', 'junk', 'not_mail')
     """
     parts = {folder_key(part) for part in folder.split("/")}
-    kinds: tuple[tuple[frozenset[str], Kind], ...] = (
-        (NOT_MAIL, "not_mail"),
-        (SENT, "sent"),
-        (TRASH, "trash"),
-        (VIEWS, "view"),
-    )
-    return next((kind for names, kind in kinds if names & parts), "filed")
+    return next((kind for names, kind in KINDS if names & parts), "filed")

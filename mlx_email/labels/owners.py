@@ -14,6 +14,7 @@ from mlx_email.mail.message import Message
 # An address is the owner's when it sends this share, or this many, of what lies in the sent folders; below that it is
 # an assistant's, or a stray.
 OWN_SHARE, OWN_COUNT = 0.05, 20
+MAIN_SHARE = 0.5  # without sent folders: of all mail, what must be addressed to one address for it to be the owner's
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ def name_key(name: str) -> str:
 def sender_keys(message: Message) -> frozenset[str]:
     """All keys by which the sender may be named among the recipients of an answer."""
     keys = {name_key(name) for name in message.sender_names}
-    return frozenset(keys | {message.sender}) - {""}
+    return frozenset(keys.union({message.sender}, message.reply_to)) - {""}
 
 
 def recipient_keys(message: Message) -> frozenset[str]:
@@ -50,14 +51,36 @@ def recipient_keys(message: Message) -> frozenset[str]:
     return frozenset(keys.union(message.to, message.cc)) - {""}
 
 
-def find_owner(mails: Sequence[Mail]) -> Identity:
-    """The owner's identity, from the mail in the sent folders; empty where there is none."""
+def find_owner(mails: Sequence[Mail], given: Sequence[str] = ()) -> Identity:
+    """The owner's identity: the `given` addresses, else those that write the mail in the sent folders, else, where
+    there are no such folders, the address that most of the mail is for. Empty where nothing tells.
+
+    The one thing that is found out of the whole mailbox, its future included: who somebody is does not change.
+    """
     sent = [mail.message for mail in mails if in_sent_folder(mail)]
-    senders = Counter(message.sender for message in sent if message.sender)
-    needed = min(OWN_COUNT, OWN_SHARE * len(sent))
-    addresses = frozenset(address for address, count in senders.items() if count >= needed)
+    if given:
+        addresses = frozenset(address.strip().lower() for address in given)
+        sent = [mail.message for mail in mails if mail.message.sender in addresses]
+    elif sent:
+        senders = Counter(message.sender for message in sent if message.sender)
+        needed = _share(sent)
+        addresses = frozenset(address for address, count in senders.items() if count >= needed)
+    else:
+        addresses = _main_recipient(mails)
+        sent = [mail.message for mail in mails if mail.message.sender in addresses]
     names = Counter(key for message in sent if message.sender in addresses for key in _own_names(message.sender_names))
-    return Identity(addresses, frozenset(name for name, count in names.items() if count >= needed))
+    return Identity(addresses, frozenset(name for name, count in names.items() if count >= _share(sent)))
+
+
+def _share(sent: Sequence[Message]) -> float:
+    return min(OWN_COUNT, OWN_SHARE * len(sent))
+
+
+def _main_recipient(mails: Sequence[Mail]) -> frozenset[str]:
+    """The address that at least half of the mail is for, where there is one."""
+    recipients = Counter(address for mail in mails for address in {*mail.message.to, *mail.message.cc})
+    address, count = max(recipients.items(), key=lambda item: (item[1], item[0]), default=("", 0))
+    return frozenset({address}) if address and count >= MAIN_SHARE * len(mails) else frozenset()
 
 
 def _own_names(names: Iterable[str]) -> set[str]:
@@ -69,8 +92,10 @@ def in_sent_folder(mail: Mail) -> bool:
 
 
 def is_mail(mail: Mail) -> bool:
-    """False for calendar entries, contacts and tasks, which some programs store as messages."""
-    return any(folder_kind(folder) != "not_mail" for folder in mail.folders)
+    """False for calendar entries, contacts and tasks, which some programs store as messages, and for drafts."""
+    if "draft" in mail.marks:
+        return False
+    return any(folder_kind(folder) not in ("not_mail", "draft") for folder in mail.folders)
 
 
 def from_owner(message: Message, owner: Identity) -> bool:

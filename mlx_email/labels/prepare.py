@@ -1,17 +1,18 @@
 """Mail to labelled tables: the steps in order, each a function of its own that can be called alone.
 
-    sources -> messages -> spool -> for each owner: unique -> dates -> owner -> actions -> features -> split -> tables
+    sources -> messages -> spool                                    pass 1, a chunk of files at a time
+    for each owner: unique -> dates -> owner -> actions -> history -> split -> shard     pass 2, an owner at a time
+    shards -> tables
 
-The first pass reads every source once; the second takes one owner at a time, so the corpus is never in memory.
+Both passes run on several cores. What they have done lies in a work folder beside the tables (`.prepare-NAME`), so that
+a preparation that was killed goes on where it was; the bytes of the tables depend on the mail alone.
 """
 
+import hashlib
 import json
-import os
-import tempfile
+import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,79 +20,118 @@ import msgspec
 
 from mlx_email import files
 from mlx_email.errors import DataError, MlxEmailError, UserError
-from mlx_email.labels.actions import find_actions, priority_target
-from mlx_email.labels.duplicates import Mail, sent_at, unique
-from mlx_email.labels.features import TextFeatures, text_features
-from mlx_email.labels.owners import find_owner, is_mail
-from mlx_email.labels.people import PRIOR, people_scores
-from mlx_email.labels.quality import drop_stray_dates, has_trash, label_quality
-from mlx_email.labels.schema import Row
-from mlx_email.labels.split import split_by_time
-from mlx_email.labels.spool import Spool
-from mlx_email.labels.tables import PEOPLE, People, TableWriter, people_rows, table_writer
-from mlx_email.labels.threads import thread_ids
-from mlx_email.mail.message import Message, NotMail
+from mlx_email.labels.duplicates import Mail, unique
+from mlx_email.labels.letters import Letter, letter
+from mlx_email.labels.mailbox import label_owner
+from mlx_email.labels.people import Standing
+from mlx_email.labels.redact import Redactor
+from mlx_email.labels.spool import Done, Range, Spool
+from mlx_email.labels.tables import read_shard, table_writer, write_people, write_shard
+from mlx_email.labels.workers import Run, workers
+from mlx_email.mail.message import NotMail
 from mlx_email.mail.read import read_message
-from mlx_email.mail.sources import HINT, Refused, read_source
+from mlx_email.mail.sources import HINT, Format, RawMail, Refused, Survey, read_source, survey
 
 MESSAGES, FEATURES, SENDERS = "messages.parquet", "features.parquet", "people.parquet"
 REJECTED, COUNTS = "rejected.jsonl", "prepare.json"
+WORK, JOB = ".prepare-", "job.json"
 
-Advance = Callable[[str, int], object]  # what is done ("read", "label"), and how many files or owners more
-REPORT_EVERY = 250  # files
+CHUNK_FILES, CHUNK_BYTES = 1000, 16 * 1024 * 1024  # a chunk ends when either is reached
+SMALL = 16 * 1024 * 1024  # bytes of mail below which starting workers costs more than they bring
+
+Advance = Callable[[str, int, int], object]  # what is done ("read": bytes, "label": messages), how many more, of all
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What decides the tables besides the mail."""
+
+    format: Format | None = None  # of the sources; None: detected
+    owner: tuple[str, ...] = ()  # the addresses of the one owner; () : inferred
+    redact: bool = False
 
 
 class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     """What `prepare` found: what `prepare.json` holds. files = messages + not_mail + duplicates + rejected."""
 
-    files: int = 0
+    files: int = 0  # for an mbox, its messages
     rejected: dict[str, int] = {}  # reason -> files
     duplicates: int = 0  # files that are copies of a message counted elsewhere
-    not_mail: int = 0  # unique calendar entries, contacts and tasks: in no table
+    not_mail: int = 0  # unique drafts, calendar entries, contacts and tasks: in no table
     messages: int = 0  # unique: rows of messages.parquet
     owners: int = 0
+    sent: int = 0  # unique messages by an owner
     received: int = 0  # unique messages that someone sent to an owner
     undated: int = 0  # received, but without a usable date: in messages.parquet only
+    repeated: int = 0  # nearly the same as a message of an earlier split: in messages.parquet only
     labelled: int = 0  # rows of features.parquet
     actions: dict[str, int] = {}
     label_quality: dict[str, int] = {}
     splits: dict[str, int] = {}
+    straddling: dict[str, int] = {}  # of the labelled: in a thread that began in an earlier split
 
 
-class Labelled(msgspec.Struct, frozen=True):
-    """One owner's mail, labelled."""
+class Shard(msgspec.Struct, frozen=True):
+    """What was found of one owner, beside the rows."""
 
-    rows: list[dict[str, Any]]  # of all messages, oldest first; the action of those without a label is None
-    people: dict[str, float]  # sender -> score at the end
-    received: int
+    user: str
+    people: dict[str, Standing]
+    counts: list[tuple[str, str, int]]
 
 
-def prepare(sources: Sequence[Path], out: Path, *, progress: Advance | None = None) -> Prepared:
+def prepare(
+    sources: Sequence[Path],
+    out: Path,
+    options: Options = Options(),  # noqa: B008 - frozen
+    *,
+    count: int = 1,
+    progress: Advance | None = None,
+) -> Prepared:
     """Read the sources and write messages.parquet, features.parquet, people.parquet, rejected.jsonl and prepare.json.
 
-    `out` appears only when complete, with files that only their owner can read; the same mail gives the same bytes.
-    Raises DataError where a source is no mail source or holds no mail that can be labelled, UserError where `out`
-    exists and is not empty, lies in a source, or cannot be made, MlxEmailError where the disk is full.
+    `count` workers read and label. `out` appears only when complete, with files that only their owner can read; the
+    same mail gives the same bytes, whatever `count` and however often it was interrupted. Raises DataError where a
+    source is no mail source or holds no mail that can be labelled, UserError where `out` exists and is not empty, lies
+    in a source, or cannot be made, MlxEmailError where the disk is full.
     """
     _check(sources, out)
     advance = progress or _silent
-    with files.publish(out) as folder:
+    surveys = [survey(source, options.format) for source in sources]
+    work = _work_folder(out)
+    with files.locked(work):
         try:
-            with tempfile.TemporaryDirectory(prefix=".spool-", dir=folder) as temporary:
-                spool = Spool(Path(temporary))
-                read, rejected = _read_all(sources, spool, folder / REJECTED, advance)
-                counts = _label_all(spool, folder, advance)
+            _begin(work, surveys, options)
+            with workers(count if sum(s.size for s in surveys) > SMALL else 1) as run:
+                chunks, shards = _read_and_label(surveys, work, options, run, advance)
+            prepared = _counted(chunks, shards)
+            if not prepared.labelled:
+                raise DataError(f"{', '.join(map(str, sources))}: {_why_nothing(prepared)}: {HINT}")
+            with files.publish(out) as folder:
+                _write_tables(folder, work, shards)
+                _write_rejected(folder / REJECTED, chunks, redact=options.redact)
+                files.write_json(folder / COUNTS, msgspec.to_builtins(prepared))
+        except UserError:
+            shutil.rmtree(work, ignore_errors=True)  # nothing that could be gone on with
+            raise
         except OSError as error:  # a full disk; what cannot be read of a source is no OSError any more
-            raise MlxEmailError(f"cannot write {out}: {error.strerror or error}") from error
-        prepared = msgspec.structs.replace(counts, files=read, rejected=rejected)
-        if not prepared.labelled:
-            names = ", ".join(map(str, sources))
-            raise DataError(f"{names}: {_why_nothing(prepared)}: {HINT}")
-        files.write_json(folder / COUNTS, msgspec.to_builtins(prepared))
+            raise MlxEmailError(
+                f"cannot write {error.filename or out}: {error.strerror or error} (what is done is kept in {work}; the "
+                "same command goes on from there)"
+            ) from error
+        shutil.rmtree(work, ignore_errors=True)
     return prepared
 
 
-def _silent(what: str, more: int) -> None:
+def _read_and_label(
+    surveys: Sequence[Survey], work: Path, options: Options, run: Run, advance: Advance
+) -> tuple[list[Done], list[Shard]]:
+    chunks = _read_all(surveys, work, run, advance)
+    owners = _by_owner(chunks)
+    if options.owner and len(owners) > 1:
+        raise UserError(f"--owner names one person, but the sources hold the mailboxes of {len(owners)}")
+    return chunks, _label_all(owners, work, options, run, advance)
+
+
+def _silent(what: str, more: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
@@ -105,6 +145,175 @@ def _check(sources: Sequence[Path], out: Path) -> None:
             raise UserError(f"{out} lies in the mail source {source}: name a folder outside it")
 
 
+def _work_folder(out: Path) -> Path:
+    """Where the job's work lies; UserError where the tables could not be written beside it."""
+    files.check_new(out)
+    try:
+        out.resolve().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror or error}") from error
+    return out.resolve().with_name(f"{WORK}{out.resolve().name}")
+
+
+def _begin(work: Path, surveys: Sequence[Survey], options: Options) -> None:
+    """Keep what an earlier try at the very same job has left in `work`; remove all else."""
+    job = json.dumps(
+        {
+            "sources": [[str(survey.source.resolve()), survey.fingerprint] for survey in surveys],
+            "options": msgspec.to_builtins(options),
+            "code": _code(),
+        },
+        indent=2,
+    )
+    if not (work / JOB).is_file() or (work / JOB).read_text() != job:
+        for left in work.iterdir():
+            if left.name != files.LOCK:
+                left.unlink()
+        files.write(work / JOB, job)
+
+
+def _code() -> str:
+    """A digest of the code that decides what a table holds: another version starts afresh."""
+    code = hashlib.sha256()
+    package = Path(__file__).parent.parent
+    for path in sorted([*package.glob("mail/**/*.py"), *package.glob("labels/**/*.py")]):
+        code.update(path.read_bytes())
+    return code.hexdigest()
+
+
+# --- pass 1: files to the spool ---------------------------------------------------------------------------------------
+
+
+def _read_all(surveys: Sequence[Survey], work: Path, run: Run, advance: Advance) -> list[Done]:
+    """Every file of the sources into the spool, or into a chunk's list of the rejected."""
+    spool, total = Spool(work), sum(survey.size for survey in surveys)
+    chunks: list[Done] = []
+
+    def missing() -> Iterator[tuple[Path, int, list[RawMail | Refused]]]:
+        for number, items in enumerate(_chunks(item for each in surveys for item in read_source(each.source, each))):
+            if spool.done(number) is None:
+                yield work, number, items
+            else:
+                advance("read", sum(map(_size, items)), total)
+
+    for done in run(read_chunk, missing()):
+        advance("read", done.size, total)
+    while (done := spool.done(len(chunks))) is not None:
+        chunks.append(done)
+    return chunks
+
+
+def _chunks(items: Iterable[RawMail | Refused]) -> Iterator[list[RawMail | Refused]]:
+    chunk: list[RawMail | Refused] = []
+    size = 0
+    for item in items:
+        chunk.append(item)
+        size += _size(item)
+        if len(chunk) >= CHUNK_FILES or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _size(item: RawMail | Refused) -> int:
+    return len(item.data) if isinstance(item, RawMail) else item.size
+
+
+def read_chunk(work: Path, number: int, items: Sequence[RawMail | Refused]) -> Done:
+    """Parse some files into a chunk of the spool."""
+    letters: list[Letter] = []
+    rejected: list[tuple[str, str]] = []
+    for item in items:
+        if isinstance(item, Refused):
+            rejected.append((item.path, item.reason))
+            continue
+        try:
+            message = read_message(item.data, owner=item.owner, folder=item.folder, path=item.path, marks=item.marks)
+        except NotMail as error:
+            rejected.append((f"{item.owner}/{item.path}" if item.owner else item.path, str(error)))
+        else:
+            letters.append(letter(message))
+    return Spool(work).write(number, letters, files=len(items), size=sum(map(_size, items)), rejected=rejected)
+
+
+def _by_owner(chunks: Sequence[Done]) -> dict[str, list[tuple[int, Range]]]:
+    owners: dict[str, list[tuple[int, Range]]] = {}
+    for number, chunk in enumerate(chunks):
+        for owner, part in chunk.owners.items():
+            owners.setdefault(owner, []).append((number, part))
+    return dict(sorted(owners.items()))
+
+
+# --- pass 2: the spool to shards --------------------------------------------------------------------------------------
+
+
+def _label_all(
+    owners: Mapping[str, list[tuple[int, Range]]], work: Path, options: Options, run: Run, advance: Advance
+) -> list[Shard]:
+    """Label one owner after another, the largest first so that no core is left with it alone at the end."""
+    sizes = {owner: sum(part.letters for _, part in parts) for owner, parts in owners.items()}
+    numbers = {owner: number for number, owner in enumerate(owners)}
+    order = sorted(owners, key=lambda owner: (-sizes[owner], owner))
+    tasks = [(work, numbers[owner], owner, owners[owner], options) for owner in order]
+    found: dict[int, Shard] = {}
+    for owner, shard in zip(order, run(label_shard, tasks), strict=True):
+        found[numbers[owner]] = shard
+        advance("label", sizes[owner], sum(sizes.values()))
+    return [found[number] for number in range(len(owners))]
+
+
+def label_shard(work: Path, number: int, name: str, parts: list[tuple[int, Range]], options: Options) -> Shard:
+    """Label one owner's mail and write its rows; what an earlier try has written is taken as it is."""
+    path, summary = work / f"{number:06d}.rows", work / f"{number:06d}.shard"
+    if summary.is_file():
+        return msgspec.msgpack.decode(summary.read_bytes(), type=Shard)
+    spool = Spool(work)
+
+    def body_of(mail: Mail) -> str:
+        return spool.body(mail.place) if mail.place else mail.message.body
+
+    mails = unique(spool.letters(parts))
+    labelled = label_owner(mails, name=name, addresses=options.owner, body_of=body_of)
+    user, people = labelled.user, labelled.people
+    rows: Iterable[dict[str, Any]] = labelled.rows(body_of)
+    if options.redact:
+        redactor = Redactor(number + 1, _names(mails))
+        user = redactor.owner
+        rows = map(redactor.redact_row, rows)
+    write_shard(path, rows)
+    if options.redact:  # after the rows, whose placeholders are numbered in the order of time
+        people = {redactor.redact_address(sender): standing for sender, standing in people.items()}
+    counts = labelled.counts()
+    counts["not_mail", ""] = len(mails) - len(labelled.mails)
+    counts["duplicates", ""] = sum(mail.copies - 1 for mail in mails)
+    shard = Shard(user, people, [(*key, value) for key, value in counts.items()])
+    files.write(summary, msgspec.msgpack.encode(shard))
+    return shard
+
+
+def _names(mails: Sequence[Mail]) -> set[str]:
+    """Everyone's names that the headers of a mailbox give."""
+    return {name for mail in mails for name in (*mail.message.sender_names, *mail.message.recipient_names)}
+
+
+def _counted(chunks: Sequence[Done], shards: Sequence[Shard]) -> Prepared:
+    """The counts of the reading and of all owners together."""
+    reasons = Counter(reason for chunk in chunks for _, reason in chunk.rejected)
+    total: dict[str, Any] = {"files": sum(chunk.files for chunk in chunks), "rejected": reasons}
+    for shard in shards:
+        for name, kind, value in shard.counts:
+            if kind:
+                total.setdefault(name, Counter())[kind] += value
+            else:
+                total[name] = total.get(name, 0) + value
+    return msgspec.convert({name: _sorted(value) for name, value in total.items()}, Prepared)
+
+
+def _sorted(value: int | Counter[str]) -> int | dict[str, int]:
+    return dict(sorted(value.items())) if isinstance(value, Counter) else value
+
+
 def _why_nothing(prepared: Prepared) -> str:
     if prepared.files == sum(prepared.rejected.values()):
         reason = max(prepared.rejected, key=lambda name: prepared.rejected[name], default="no files")
@@ -114,152 +323,24 @@ def _why_nothing(prepared: Prepared) -> str:
     return f"{prepared.received} received messages, none with a usable date"
 
 
-def _read_all(
-    sources: Sequence[Path], spool: Spool, rejected_file: Path, advance: Advance
-) -> tuple[int, dict[str, int]]:
-    """Every file of the sources into the spool or the list of the rejected; gives how many files, and why not."""
-    reasons: Counter[str] = Counter()
-    count = 0
-    descriptor = os.open(rejected_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as rejected:
-        for source in sources:
-            for item in read_source(source):
-                count += 1
-                if count % REPORT_EVERY == 0:
-                    advance("read", REPORT_EVERY)
-                try:
-                    if isinstance(item, Refused):
-                        path, reason = item.path, item.reason
-                    else:
-                        path = f"{item.owner}/{item.path}"
-                        spool.add(read_message(item.data, owner=item.owner, folder=item.folder, path=item.path))
-                        continue
-                except NotMail as error:
-                    reason = str(error)
-                reasons[reason] += 1
-                rejected.write(json.dumps({"path": path, "reason": reason}, ensure_ascii=False) + "\n")
-    advance("read", count % REPORT_EVERY)
-    return count, dict(sorted(reasons.items()))
+# --- the tables -------------------------------------------------------------------------------------------------------
 
 
-def _label_all(spool: Spool, folder: Path, advance: Advance) -> Prepared:
-    """Label one owner after another and write the three tables."""
-    people: dict[tuple[str, str], float] = {}
-    total: Counter[str] = Counter()
-    actions: Counter[str] = Counter()
-    quality: Counter[str] = Counter()
-    splits: Counter[str] = Counter()
-    with ExitStack() as stack:
-        messages, features = (stack.enter_context(table_writer(folder / name)) for name in (MESSAGES, FEATURES))
-        for owner in spool.owners():
-            mails = unique(spool.read(owner))
-            labelled = label_owner(mails)
-            _write(labelled.rows, messages, features)
-            people |= {(owner, sender): score for sender, score in labelled.people.items()}
-            rows = [row for row in labelled.rows if row["action"] is not None]
-            actions.update(row["action"] for row in rows)
-            quality.update(row["label_quality"] for row in rows)
-            splits.update(row["split"] for row in rows)
-            total.update(
-                owners=1,
-                not_mail=len(mails) - len(labelled.rows),
-                messages=len(labelled.rows),
-                duplicates=sum(mail.copies - 1 for mail in mails),
-                received=labelled.received,
-                labelled=len(rows),
-            )
-            advance("label", 1)
-    with table_writer(folder / SENDERS, PEOPLE) as table:
-        for row in people_rows(people):
-            table.add(row)
-    return Prepared(
-        owners=total["owners"],
-        messages=total["messages"],
-        not_mail=total["not_mail"],
-        duplicates=total["duplicates"],
-        received=total["received"],
-        labelled=total["labelled"],
-        undated=total["received"] - total["labelled"],
-        actions=dict(sorted(actions.items())),
-        label_quality=dict(sorted(quality.items())),
-        splits=dict(sorted(splits.items())),
+def _write_tables(folder: Path, work: Path, shards: Sequence[Shard]) -> None:
+    with table_writer(folder / MESSAGES) as messages, table_writer(folder / FEATURES) as features:
+        for number in range(len(shards)):
+            for batch in read_shard(work / f"{number:06d}.rows"):
+                messages.add(batch)
+                features.add(batch.filter(batch["split"].is_valid()))
+    write_people(
+        folder / SENDERS,
+        {(shard.user, sender): standing for shard in shards for sender, standing in shard.people.items()},
     )
 
 
-def _write(rows: Sequence[dict[str, Any]], messages: TableWriter, features: TableWriter) -> None:
-    for row in rows:
-        messages.add(row)
-        if row["action"] is not None:
-            features.add(row)
-
-
-def label_owner(mails: Sequence[Mail]) -> Labelled:
-    """Label the unique mail of one owner."""
-    mails = [mail for mail in drop_stray_dates(mails) if is_mail(mail)]
-    owner = find_owner(mails)
-    outcomes = find_actions(mails, owner)
-    scores, people = people_scores(mails, outcomes)
-    threads = thread_ids(mails)
-    labelled = [index for index in sorted(outcomes) if mails[index].message.date is not None]
-    splits = dict(zip(labelled, split_by_time([sent_at(mails[index].message) for index in labelled]), strict=True))
-    end = max((mail.message.date for mail in mails if mail.message.date), default=datetime.max.replace(tzinfo=UTC))
-    trash = has_trash(mails)
-
-    rows = []
-    for index, (mail, thread) in enumerate(zip(mails, threads, strict=True)):
-        row = _message_row(mail.message, thread)
-        if index in splits:
-            outcome = outcomes[index]
-            row |= _features(text_features(mail.message), scores[index])
-            row |= {
-                "action": outcome.action,
-                "response_time_hours": outcome.response_hours,
-                "priority_target": priority_target(outcome),
-                "label_quality": label_quality(mail, outcome, trash_exported=trash, export_end=end),
-                "split": splits[index],
-            }
-        rows.append(row)
-    return Labelled(rows, people, len(outcomes))
-
-
-def _message_row(message: Message, thread: str) -> dict[str, Any]:
-    """The columns of any message. `body` is all its text, what it quotes included: the quotation was there when it
-    arrived, and a prompt takes only the first part."""
-    return {
-        "message_id": message.message_id,
-        "user": message.owner,
-        "date": message.date,
-        "from": message.sender,
-        "to": list(message.to),
-        "cc": list(message.cc),
-        "subject": message.subject,
-        "body": message.body,
-        "in_reply_to": message.in_reply_to,
-        "references": list(message.references),
-        "thread_id": thread,
-        "action": None,
-    }
-
-
-def _features(text: TextFeatures, people_score: float) -> dict[str, Any]:
-    return {
-        "people_score": people_score,
-        "urgency": text.urgency,
-        "is_question": text.is_question,
-        "is_action_request": text.is_action_request,
-    }
-
-
-def features_of(message: Message, people: People) -> Row:
-    """One fresh message as a row to predict from: its outcome columns stay at their defaults.
-
-    `people` is what `read_people` gives: the senders' scores at the end of the data. A message whose owner is not in
-    it is the only owner's, where there is only one; an unknown sender scores 0.5. A message without a date is given
-    1970: a row must have one, and no prompt shows it.
-    """
-    users = {user for user, _ in people}
-    user = message.owner if message.owner in users or len(users) != 1 else next(iter(users))
-    score = people.get((user, message.sender), PRIOR)
-    values = _message_row(message, "") | _features(text_features(message), score)
-    values |= {"user": user, "date": message.date or datetime(1970, 1, 1, tzinfo=UTC)}
-    return msgspec.convert({name: value for name, value in values.items() if value is not None}, Row)
+def _write_rejected(path: Path, chunks: Sequence[Done], *, redact: bool) -> None:
+    with files.open_private(path) as file:
+        entries = [entry for chunk in chunks for entry in chunk.rejected]
+        for number, (name, reason) in enumerate(entries, 1):
+            shown = f"rejected-{number}" if redact else name  # a file may be called by a subject, its folder by a name
+            file.write((json.dumps({"path": shown, "reason": reason}, ensure_ascii=False) + "\n").encode())

@@ -1,47 +1,97 @@
-"""Messages set aside on disk, one file an owner, so that only one owner's mail is in memory at a time."""
+"""Messages set aside on disk between reading and labelling, in numbered chunks.
 
-from collections import defaultdict
-from collections.abc import Iterator
+    000012.bodies    the texts, one after the other
+    000012.letters   everything else (`letters.Letter`), each owner's together
+    000012.done      what the chunk holds and where; written last, so that a chunk without it does not exist
+
+A chunk is a function of the mail in it alone. So a preparation that was killed goes on behind its last whole chunk, and
+several processes can each write their own.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from mlx_email.mail.message import Message
+from mlx_email.files import open_private
+from mlx_email.labels.letters import Letter, Place
 
-BUFFER_BYTES = 32 * 1024 * 1024  # kept before it is appended to the owners' files
-_LENGTH = 8  # bytes before each record
+
+class Range(msgspec.Struct, frozen=True, array_like=True):
+    """Where one owner's letters lie in a chunk."""
+
+    start: int  # bytes
+    length: int
+    letters: int
+
+
+class Done(msgspec.Struct, frozen=True):
+    """What a whole chunk holds."""
+
+    files: int
+    size: int  # bytes of mail that were read
+    rejected: list[tuple[str, str]]  # path and reason, in order
+    owners: dict[str, Range]
 
 
 class Spool:
-    """Takes messages of many owners in any order and gives them back by owner, in the order they came."""
+    """The chunks of a folder, by number."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._files: dict[str, Path] = {}  # numbered: an owner's name may not be fit for a file
-        self._buffers: dict[str, list[bytes]] = defaultdict(list)
-        self._buffered = 0
-        self._encoder, self._decoder = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(Message)
 
-    def add(self, message: Message) -> None:
-        record = self._encoder.encode(message)
-        self._files.setdefault(message.owner, self._folder / f"{len(self._files)}.messages")
-        self._buffers[message.owner] += [len(record).to_bytes(_LENGTH, "little"), record]
-        self._buffered += len(record)
-        if self._buffered >= BUFFER_BYTES:
-            self._append()
+    def write(
+        self, number: int, letters: Sequence[Letter], *, files: int, size: int, rejected: list[tuple[str, str]]
+    ) -> Done:
+        """Write a chunk; letters keep their order within an owner's."""
+        by_owner: dict[str, list[Letter]] = {}
+        start = 0
+        with open_private(self._path(number, "bodies")) as bodies:
+            for letter in letters:
+                body = letter.message.body.encode()
+                bodies.write(body)
+                message = msgspec.structs.replace(letter.message, body="")
+                placed = Letter(message, letter.digest, Place(number, start, len(body)))
+                by_owner.setdefault(message.owner, []).append(placed)
+                start += len(body)
+        encoder = msgspec.msgpack.Encoder()
+        owners, start = {}, 0
+        with open_private(self._path(number, "letters")) as file:
+            for owner, own in sorted(by_owner.items()):
+                data = encoder.encode(own)
+                file.write(data)
+                owners[owner] = Range(start, len(data), len(own))
+                start += len(data)
+        done = Done(files, size, rejected, owners)
+        temporary = self._path(number, f"done-{os.getpid()}")
+        with open_private(temporary) as file:
+            file.write(encoder.encode(done))
+        temporary.rename(self._path(number, "done"))
+        return done
 
-    def owners(self) -> list[str]:
-        return sorted(self._files)
+    def done(self, number: int) -> Done | None:
+        """What a chunk holds; None where it is not there, or not whole."""
+        try:
+            return msgspec.msgpack.decode(self._path(number, "done").read_bytes(), type=Done)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
 
-    def read(self, owner: str) -> Iterator[Message]:
-        self._append()
-        with self._files[owner].open("rb") as file:
-            while head := file.read(_LENGTH):
-                yield self._decoder.decode(file.read(int.from_bytes(head, "little")))
+    def letters(self, ranges: Sequence[tuple[int, Range]]) -> Iterator[Letter]:
+        """The letters of (chunk, range) pairs."""
+        decoder = msgspec.msgpack.Decoder(list[Letter])
+        for number, part in ranges:
+            yield from decoder.decode(_read(self._path(number, "letters"), part.start, part.length))
 
-    def _append(self) -> None:
-        for owner, pieces in self._buffers.items():
-            with self._files[owner].open("ab") as file:  # opened for this only: owners may outnumber open files
-                file.write(b"".join(pieces))
-        self._buffers.clear()
-        self._buffered = 0
+    def body(self, place: Place) -> str:
+        """A text that lies in the spool."""
+        return _read(self._path(place.chunk, "bodies"), place.start, place.length).decode()
+
+    def _path(self, number: int, kind: str) -> Path:
+        return self._folder / f"{number:06d}.{kind}"
+
+
+def _read(path: Path, start: int, length: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        file.seek(start)
+        return file.read(length)

@@ -1,72 +1,113 @@
-"""The tables on disk: rows in the columns of `schema.COLUMNS`, written a row group at a time."""
+"""The tables on disk. An owner's rows go to a shard first; the shards, one after the other, make the tables.
+
+A shard is an Arrow stream, so that making rows of Python objects, which is slow, can be done by several processes, and
+writing the tables is left with copying columns.
+"""
 
 import contextlib
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mlx_email.errors import DataError
+from mlx_email.files import open_private
+from mlx_email.labels.people import Standing
 from mlx_email.labels.schema import COLUMNS
 
 GROUP_ROWS = 4096
-GROUP_CHARACTERS = 32 * 1024 * 1024  # of bodies; a group is written when either is reached
+GROUP_BYTES = 32 * 1024 * 1024  # a row group is written when either is reached
+BATCH_ROWS = 256  # of a shard
+BATCH_CHARACTERS = 4 * 1024 * 1024
 
 PEOPLE = pa.schema(
-    [
-        pa.field("user", pa.string(), nullable=False),
-        pa.field("sender", pa.string(), nullable=False),
-        pa.field("people_score", pa.float32(), nullable=False),
-    ]
+    [pa.field("user", pa.string(), nullable=False), pa.field("sender", pa.string(), nullable=False)]
+    + [COLUMNS.field(name) for name in Standing.__struct_fields__]
 )
 
-People = Mapping[tuple[str, str], float]  # (user, sender's address) -> score, 0..1
+People = Mapping[tuple[str, str], Standing]  # (user, sender's address) -> what was known at the end of the data
+
+
+def write_shard(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Rows (column name -> value) as record batches; `path` appears only when whole."""
+    temporary = path.with_name(f"{path.name}-{os.getpid()}")
+    with open_private(temporary) as file, pa.ipc.new_stream(file, COLUMNS) as stream:
+        for batch in _batches(rows):
+            stream.write_batch(pa.RecordBatch.from_pylist(batch, schema=COLUMNS))
+    temporary.rename(path)
+
+
+def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    batch: list[Mapping[str, Any]] = []
+    characters = 0
+    for row in rows:
+        batch.append(row)
+        characters += len(row.get("body") or "")
+        if len(batch) >= BATCH_ROWS or characters >= BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def read_shard(path: Path) -> Iterator[pa.RecordBatch]:
+    """The record batches of a shard, one in memory at a time."""
+    with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as stream:
+        yield from stream
 
 
 class TableWriter:
-    """Collects rows (column name -> value) and appends them as row groups; the groups depend on the rows alone."""
+    """Collects record batches and appends them as row groups; the groups depend on the batches alone."""
 
     def __init__(self, writer: pq.ParquetWriter, columns: pa.Schema) -> None:
-        self._writer, self._columns = writer, columns
-        self._rows: list[Mapping[str, Any]] = []
-        self._characters = 0
+        self._writer = writer
+        self._rows = columns.empty_table()
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        self._rows.append(row)
-        self._characters += len(row.get("body") or "")
-        if len(self._rows) >= GROUP_ROWS or self._characters >= GROUP_CHARACTERS:
-            self.flush()
+    def add(self, batch: pa.RecordBatch) -> None:
+        self._rows = pa.concat_tables([self._rows, pa.Table.from_batches([batch])])
+        while len(self._rows) >= GROUP_ROWS or self._rows.nbytes >= GROUP_BYTES:
+            self._write()
 
-    def flush(self) -> None:
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._columns))
-        self._rows, self._characters = [], 0
+    def finish(self) -> None:
+        while len(self._rows):
+            self._write()
+
+    def _write(self) -> None:
+        group = self._rows.slice(0, GROUP_ROWS)
+        self._writer.write_table(group)
+        self._rows = self._rows.slice(len(group))
 
 
 @contextlib.contextmanager
 def table_writer(path: Path, columns: pa.Schema = COLUMNS) -> Generator[TableWriter]:
     """Write a parquet file of mode 0600. The same rows give the same bytes."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file, pq.ParquetWriter(file, columns, compression="zstd") as writer:
+    with open_private(path) as file, pq.ParquetWriter(file, columns, compression="zstd") as writer:
         table = TableWriter(writer, columns)
         yield table
-        table.flush()
+        table.finish()
 
 
-def read_people(path: Path) -> dict[tuple[str, str], float]:
-    """The senders' scores at the end of the data. Raises DataError where the file is not one that `prepare` wrote."""
+def read_people(path: Path) -> dict[tuple[str, str], Standing]:
+    """The senders' standing at the end of the data. Raises DataError where the file is not one that `prepare` wrote."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(f"{path} is not a readable parquet file ({error}): run mlx-email prepare") from error
     if table.schema != PEOPLE:
         raise DataError(f"{path} does not have the columns {', '.join(PEOPLE.names)}: run mlx-email prepare again")
-    return {(row["user"], row["sender"]): row["people_score"] for row in table.to_pylist()}
+    return {(row["user"], row["sender"]): msgspec.convert(row, Standing) for row in table.to_pylist()}
 
 
-def people_rows(people: Mapping[tuple[str, str], float]) -> Iterator[dict[str, Any]]:
-    for (user, sender), score in sorted(people.items()):
-        yield {"user": user, "sender": sender, "people_score": score}
+def write_people(path: Path, people: People) -> None:
+    """The senders' standing, by owner and sender."""
+    rows = [
+        {"user": user, "sender": sender, **msgspec.structs.asdict(standing)}
+        for (user, sender), standing in sorted(people.items())
+    ]
+    with table_writer(path, PEOPLE) as table:
+        for batch in pa.Table.from_pylist(rows, schema=PEOPLE).to_batches(max_chunksize=GROUP_ROWS):
+            table.add(batch)

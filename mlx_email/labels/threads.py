@@ -1,39 +1,15 @@
 """Which messages belong together: by References where mail has them, else by subject."""
 
-import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from hashlib import sha256
 
 from mlx_email.labels.duplicates import Mail
+from mlx_email.labels.subjects import normal_subject
 
 # A subject that rests this long begins a new thread: "Lunch" of May is not "Lunch" of March. Also the longest time
 # after which a reply is looked for.
 WINDOW = timedelta(days=30)
-
-_PREFIXES = re.compile(r"\s*((?:re|fw|fwd|aw|sv|rv|tr)\s*(?:\[\d+\]|\(\d+\))?\s*:\s*)+", re.IGNORECASE)
-_REPLY = re.compile(r"\s*(?:re|aw|sv)\s*(?:\[\d+\]|\(\d+\))?\s*:", re.IGNORECASE)
-_FORWARD = re.compile(r"\s*(?:fw|fwd|rv|tr)\s*(?:\[\d+\]|\(\d+\))?\s*:", re.IGNORECASE)
-
-
-def normal_subject(subject: str) -> str:
-    """The subject without its reply and forward marks, in lower case; "" matches nothing.
-
-    >>> normal_subject("RE: FW: Re[2]: Budget  2001"), normal_subject("Re:"), normal_subject("Tree: oak")
-    ('budget 2001', '', 'tree: oak')
-    """
-    marks = _PREFIXES.match(subject)
-    return " ".join(subject[marks.end() if marks else 0 :].lower().split())
-
-
-def marked_reply(subject: str) -> bool:
-    """Whether the subject begins as an answer's does."""
-    return _REPLY.match(subject) is not None
-
-
-def marked_forward(subject: str) -> bool:
-    """Whether the subject begins as a forward's does."""
-    return _FORWARD.match(subject) is not None
 
 
 def thread_ids(mails: Sequence[Mail]) -> list[str]:

@@ -8,21 +8,26 @@ from hashlib import sha256
 from mlx_email.mail.dates import houston_to_utc, parse_date
 from mlx_email.mail.headers import decode_header, decode_text, message_ids, parse_addresses
 from mlx_email.mail.html import html_to_text
-from mlx_email.mail.message import Era, Message, NotMail
+from mlx_email.mail.marks import all_marks, gmail_labels
+from mlx_email.mail.message import Era, Mark, Message, NotMail
 
 MAX_BYTES = 64 * 1024 * 1024  # of one message; larger ones are attachments with a letter around them
 
 _TELLING = frozenset({"from", "to", "cc", "date", "subject", "message-id", "received", "x-from"})
 
 
-def read_message(data: bytes, *, owner: str = "", folder: str = "", path: str = "") -> Message:
+def read_message(
+    data: bytes, *, owner: str = "", folder: str = "", path: str = "", marks: tuple[Mark, ...] = ()
+) -> Message:
     """One e-mail from its bytes.
 
     The headers are the first of their name. The body is the text of all inline text/plain parts, or, where there is
     none, of the HTML ones; attachments are left out, an attached message is kept below a marker that `quotes` knows.
-    A message without an id gets one made of its content, so that the same bytes give the same id.
+    A message without an id gets one made of its content, so that the same bytes give the same id. The marks are those
+    given, which the place of the message tells, and those that mail programs wrote into its headers.
 
-    Raises NotMail, with a reason that holds no mail text, for bytes that are not one message.
+    Raises NotMail, with a reason that holds no mail text, for bytes that are not one message, and for a message that
+    its program deleted and only left in the file.
 
     >>> read_message(b"From: Ann <ann@x.org>\\r\\nSubject: Hi\\r\\n\\r\\nLunch?\\nAnn").body
     'Lunch?\\nAnn'
@@ -52,6 +57,7 @@ def read_message(data: bytes, *, owner: str = "", folder: str = "", path: str = 
     x_recipients = parse_addresses(headers.get("x-to", "")) + parse_addresses(headers.get("x-cc", ""))
     era = _era(headers.get("x-filename", ""))
     date = parse_date(headers.get("date", ""))
+    labels = gmail_labels(headers.get("x-gmail-labels", ""))
     return Message(
         owner=owner,
         folder=folder,
@@ -67,6 +73,9 @@ def read_message(data: bytes, *, owner: str = "", folder: str = "", path: str = 
         body=body,
         in_reply_to=next(iter(message_ids(headers.get("in-reply-to", ""))), None),
         references=message_ids(headers.get("references", "")),
+        reply_to=_addresses(parse_addresses(headers.get("reply-to", ""))),
+        labels=labels,
+        marks=all_marks(headers, labels, marks),
         era=era,
     )
 

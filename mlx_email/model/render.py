@@ -30,10 +30,11 @@ class Renderer:
     after: tuple[int, ...]  # from there to where the answer begins
     end: tuple[int, ...]  # what ends an answer
     actions: dict[Action, tuple[int, ...]]  # `Action: X` with its newline, as in an answer
+    history: bool = True  # whether a prompt shows what the owner did with the sender's earlier mail
 
 
-def renderer(tokenizer: TokenizerWrapper) -> Renderer:
-    """Take a tokenizer apart.
+def renderer(tokenizer: TokenizerWrapper, *, history: bool = True) -> Renderer:
+    """Take a tokenizer apart; `history` as in the configuration's `sender_history`.
 
     Raises ModelError where it cannot keep text and control tokens apart, or where an action's line does not have the
     same ids alone as inside an answer (closed-set scoring would then measure something else).
@@ -58,7 +59,7 @@ def renderer(tokenizer: TokenizerWrapper) -> Renderer:
         if _ids(words, answer_text(Answer(action, 0.5, "none")))[: len(ids)] != ids:
             raise ModelError(f"this tokenizer joins the line {action_text(action)!r} with the text after it")
         actions[action] = ids
-    taken_apart = Renderer(words, before, after, end, actions)
+    taken_apart = Renderer(words, before, after, end, actions, history)
     if tokenizer.has_chat_template and _user_turn(taken_apart, PROBE) != _whole(tokenizer, PROBE):
         raise ModelError("this tokenizer gives other ids to a text in one piece than to its parts (a space is added)")
     return taken_apart
@@ -71,7 +72,7 @@ def prompt_ids(renderer: Renderer, row: Row, limit: int) -> list[int]:
     """
 
     def ids(body_characters: int) -> list[int]:
-        return _user_turn(renderer, prompt_text(row, body_characters))
+        return _user_turn(renderer, prompt_text(row, body_characters, history=renderer.history))
 
     whole = ids(BODY_CHARACTERS)
     if len(whole) <= limit:

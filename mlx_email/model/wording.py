@@ -43,8 +43,35 @@ def context_facts(row: Row) -> list[str]:
     ]
 
 
-def prompt_text(row: Row, body_characters: int = BODY_CHARACTERS) -> str:
-    """The user's turn for a message. Reads only what was known when it arrived: no action, time or priority.
+def history_facts(row: Row) -> list[str]:
+    """What the owner did with the last mails of this sender, as far as it could be seen when the message came; short,
+    as every prompt has it. What nobody did is not named.
+
+    >>> from datetime import datetime, UTC
+    >>> row = Row(message_id="1", user="ann", date=datetime(2026, 1, 2, tzinfo=UTC), sender="bob@example.com",
+    ...           history_messages=5, history_answered=3, history_kept=1, history_response_hours=2.25)
+    >>> print("\\n".join(history_facts(row)))
+    Last 5 from this sender: 3 answered, 1 kept
+    Time to answer: 2.2 hours
+    """
+    if not row.history_messages:
+        return ["Last from this sender: none"]
+    counts = {
+        "answered": row.history_answered,
+        "forwarded": row.history_forwarded,
+        "deleted": row.history_deleted,
+        "kept": row.history_kept,
+    }
+    done = ", ".join(f"{count} {what}" for what, count in counts.items() if count) or "all open"
+    facts = [f"Last {row.history_messages} from this sender: {done}"]
+    if row.history_response_hours is not None:
+        facts.append(f"Time to answer: {row.history_response_hours:.1f} hours")
+    return facts
+
+
+def prompt_text(row: Row, body_characters: int = BODY_CHARACTERS, *, history: bool = True) -> str:
+    """The user's turn for a message, with or without the sender's history. Reads only what was known when it arrived:
+    no action, time or priority.
 
     >>> from datetime import datetime, UTC
     >>> row = Row(message_id="1", user="ann", date=datetime(2026, 1, 2, tzinfo=UTC), sender="bob@example.com",
@@ -67,6 +94,7 @@ def prompt_text(row: Row, body_characters: int = BODY_CHARACTERS) -> str:
             row.body[:body_characters].strip(),
             "",
             *context_facts(row),
+            *(history_facts(row) if history else ()),
             "",
             QUESTION,
         ]

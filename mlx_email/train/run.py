@@ -27,6 +27,7 @@ from mlx_email.algorithms import ALGORITHMS
 from mlx_email.config import Config, Sft
 from mlx_email.errors import DataError, MlxEmailError, UserError
 from mlx_email.kernels import compiling
+from mlx_email.labels.examples.augment import augmented
 from mlx_email.labels.schema import Row
 from mlx_email.model import lora
 from mlx_email.model.batch import Batch, Example, example
@@ -120,6 +121,8 @@ def train_stage(
     """
     folder = run / stage.name
     adapters = adapt(base, config)
+    if stage.augment:
+        rows = augmented(rows, config.seed)
     examples = demonstrations(rows, renderer, config.max_prompt_tokens)
     if not examples:
         raise DataError("the training split is empty: there is no labelled mail to learn from")

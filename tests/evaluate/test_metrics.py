@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from mlx_email.evaluate import baselines, metrics
 from mlx_email.labels.schema import ACTIONS, Row, predicted_action
@@ -45,6 +46,20 @@ def test_confusion_has_the_right_action_in_its_rows():
     assert counts[NOW].tolist() == [1, 0, 0, 0, 1]
     assert counts[DELETE].tolist() == [0, 0, 0, 0, 1]
     assert counts.sum() == 3
+
+
+def test_subsets_are_counted_apart():
+    marked = [
+        replace(row, straddles=i == 0, label_quality="kept_late" if i == 3 else "good") for i, row in enumerate(MAIL)
+    ]
+    predicted = np.array([LATER, LATER, FORWARD, DELETE, DELETE, DELETE])
+    found = metrics.subsets(marked, metrics.targets(marked), predicted)
+    assert {name: (part["messages"], part["accuracy"]) for name, part in found.items()} == {
+        "straddling": (1, 0.0),
+        "apart": (5, 0.8),
+        "good_labels": (5, 0.8),
+    }
+    assert set(metrics.subsets(MAIL, metrics.targets(MAIL), predicted)) == {"apart", "good_labels"}
 
 
 def test_f1_by_hand():

@@ -1,24 +1,27 @@
 """Features read the message and what came before it; nothing else, whatever happens later."""
 
-import random
 from datetime import UTC, datetime, timedelta
 
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mlx_email.labels.actions import Outcome, find_actions
-from mlx_email.labels.duplicates import unique
+from mlx_email.labels.actions import find_actions
+from mlx_email.labels.duplicates import mails_of
 from mlx_email.labels.features import text_features
+from mlx_email.labels.fresh import features_of
+from mlx_email.labels.mailbox import label_owner
 from mlx_email.labels.owners import find_owner
-from mlx_email.labels.people import people_scores
-from mlx_email.labels.prepare import features_of, label_owner
+from mlx_email.labels.people import Standing, interest, standings
+from mlx_email.labels.schema import Row
 from mlx_email.labels.split import split_by_time
 from mlx_email.mail.message import Message
+from mlx_email.model.wording import prompt_text
 
 # Made from the outcome, so from what comes later; all other columns are not.
-OUTCOME_COLUMNS = {"action", "response_time_hours", "priority_target", "label_quality", "split"}
+OUTCOME_COLUMNS = {"action", "response_time_hours", "priority_target", "label_quality", "split", "straddles"}
 
 
 def message(body: str, **fields) -> Message:
@@ -62,11 +65,15 @@ def test_urgency_is_the_documented_sum():
     assert text_features(message("To unsubscribe, write to us.", to=five)).urgency == 0.10
 
 
-def scores(messages) -> list[float]:
-    mails = unique(messages)
-    outcomes = find_actions(mails, find_owner(mails))
-    by_index, _ = people_scores(mails, outcomes)
+def known(messages) -> list[Standing]:
+    """The standing of the sender of each received message, in the order of time."""
+    mails = mails_of(messages)
+    by_index, _ = standings(mails, find_actions(mails, find_owner(mails)))
     return [by_index[index] for index in sorted(by_index)]
+
+
+def scores(messages) -> list[float]:
+    return [standing.people_score for standing in known(messages)]
 
 
 def test_a_stranger_scores_half_and_silence_counts_after_three_days(letter):
@@ -93,57 +100,167 @@ def test_scores_at_the_end_count_what_was_seen_by_then(letter):
     """Bob was answered after an hour; Cy's silence is three days old; Dee's letter is still open."""
     answered = [letter(0), letter(1, "sent", "RE: Budget")]
     open_ = [letter(28, subject="x", sender="cy@y.org"), letter(100, subject="y", sender="dee@y.org")]
-    mails = unique([*answered, *open_])
-    _, people = people_scores(mails, find_actions(mails, find_owner(mails)))
-    assert people == {"bob@y.org": 0.6599, "cy@y.org": 0.3333}
-
-
-def random_mailbox(seed: int, letter) -> list[Message]:
-    """60 messages in 40 days among three people, on four subjects, some answered, forwarded, deleted."""
-    rng = random.Random(seed)
-    people = ("bob@y.org", "cy@y.org", "dee@z.org")
-    mailbox = [letter(-1, "sent", "Hello")]
-    for _ in range(60):
-        other, subject = rng.choice(people), rng.choice(("Oak", "Elm", "Ash", "Yew"))
-        at = rng.uniform(0, 960)
-        if rng.random() < 0.4:
-            mark = rng.choice(("RE: ", "FW: ", ""))
-            mailbox.append(letter(at, "sent", mark + subject, to=(other,)))
-        else:
-            folder = rng.choice(("inbox", "deleted_items"))
-            mailbox.append(letter(at, folder, rng.choice(("RE: ", "")) + subject, sender=other))
-    return mailbox
-
-
-def known_then(messages) -> dict[str, dict]:
-    """Message id -> the columns that must not depend on what comes later."""
-    rows = label_owner(unique(messages)).rows
-    return {
-        row["message_id"]: {name: value for name, value in row.items() if name not in OUTCOME_COLUMNS}
-        for row in rows
-        if row["action"] is not None
+    mails = mails_of([*answered, *open_])
+    _, people = standings(mails, find_actions(mails, find_owner(mails)))
+    assert {name: (s.people_score, s.history_messages) for name, s in people.items()} == {
+        "bob@y.org": (0.6599, 1),
+        "cy@y.org": (0.3333, 1),
+        "dee@y.org": (0.5, 1),
     }
 
 
-def rewrite(message: Message, rng: random.Random) -> Message:
-    """Another future: this message becomes one of the owner's, to somebody about something."""
-    to = (rng.choice(("bob@y.org", "cy@y.org")),)
-    subject = rng.choice(("RE: Oak", "FW: Elm"))
-    return replace(message, subject=subject, body="rewritten", folder="sent", sender="ann@x.org", to=to)
+def test_the_history_counts_what_could_be_seen(letter):
+    """Answered from the reply's sending; deleted and kept after seven days; what is in no count is open."""
+    day = 24.0
+    mailbox = [
+        letter(0, subject="a"),
+        letter(3, "sent", "RE: a"),
+        letter(1, "deleted_items", "b"),
+        letter(2, subject="c"),
+        letter(2.5, subject="d"),
+        letter(4, "sent", "FW: d", to=("cy@y.org",)),
+        letter(5, subject="e"),
+        letter(5.5, subject="e2", sender="dee@y.org"),
+        letter(7 * day + 1.5, subject="f"),
+        letter(7 * day + 6, subject="g"),
+        letter(90 * day, subject="h"),
+        letter(91 * day, "sent", "RE: h"),
+        letter(92 * day, subject="i"),
+    ]
+    found = known(mailbox)
+    assert found[4] == Standing(found[4].people_score, 4, 1, 1, 0, 0, 3.0)
+    assert found[5] == Standing()  # of somebody else
+    assert found[6] == Standing(found[6].people_score, 5, 1, 1, 1, 0, 3.0)
+    assert found[7] == Standing(found[7].people_score, 6, 1, 1, 1, 2, 3.0)
+    assert found[9] == Standing(found[9].people_score, 8, 2, 1, 1, 4, 13.5)
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_a_changed_future_changes_no_earlier_feature(letter, seed):
-    """Later messages deleted, or rewritten: every earlier row has the same features."""
-    mailbox = random_mailbox(seed, letter)
-    cut = sorted(m.date for m in mailbox)[30 + seed]
-    past = [m for m in mailbox if m.date <= cut]
-    rng = random.Random(seed)
-    changed = [m if m.date <= cut else rewrite(m, rng) for m in mailbox]
-    whole, cut_off, rewritten = known_then(mailbox), known_then(past), known_then(changed)
-    assert len(cut_off) > 5
-    assert cut_off == {name: row for name, row in whole.items() if name in cut_off}
-    assert cut_off == {name: row for name, row in rewritten.items() if name in cut_off}
+def test_the_history_forgets_all_but_the_last_twenty(letter):
+    mailbox = [letter(0, "sent", "x")]
+    mailbox += [letter(24 * 30 * n, "deleted_items" if n < 5 else "inbox", f"s{n}") for n in range(1, 26)]
+    last = known(mailbox)[-1]
+    assert (last.history_messages, last.history_deleted, last.history_kept) == (20, 0, 20)
+    assert known(mailbox)[20].history_deleted == 4
+
+
+def test_an_answer_that_only_a_flag_shows_was_never_seen(letter):
+    """It may have been given at any time up to the export: counted, it would be a look into the future."""
+    mailbox = [letter(0, marks=("answered",)), letter(24 * 6, subject="a"), letter(24 * 8, subject="b")]
+    assert [(s.history_answered, s.history_kept) for s in known(mailbox)] == [(0, 0), (0, 0), (0, 1)]
+
+
+def test_a_later_reply_does_not_hide_that_a_letter_was_forwarded_before(letter):
+    """What was seen in between must be what would have been seen had there been no reply."""
+    asked = letter(0, body="Please look at these figures for me.")
+    forward = letter(1, "sent", "FW: Budget", to=("cy@y.org",))
+    between, after = letter(50, subject="a"), letter(101, subject="b")
+    reply = letter(100, "sent", "RE: Budget")
+    with_reply, without = known([asked, forward, between, reply, after]), known([asked, forward, between])
+    assert with_reply[1] == without[1]
+    assert (without[1].history_forwarded, with_reply[2].history_answered, with_reply[2].history_forwarded) == (1, 1, 0)
+
+
+PEOPLE = ("bob@y.org", "cy@y.org", "dee@z.org")
+
+# One message: (hours, who, subject, mark, sent?, folder, the program's marks, the message that it may name by its id)
+SPECIMENS = st.lists(
+    st.tuples(
+        st.floats(0, 960),
+        st.sampled_from(PEOPLE),
+        st.sampled_from(("Oak", "Elm", "Ash")),
+        st.sampled_from(("", "RE: ", "FW: ")),
+        st.booleans(),
+        st.sampled_from(("inbox", "deleted_items", "oak")),
+        st.sampled_from(((), ("answered",), ("flagged",), ("trashed",))),
+        st.integers(0, 80),
+    ),
+    min_size=2,
+    max_size=40,
+)
+
+
+WORDS = "letter {} about {} in some words"
+
+
+def mailbox_of(specimens, series: str = "x.org") -> list[Message]:
+    """Messages of Ann's mailbox. She has written before, so that her address is known whatever is taken away."""
+    start = datetime(2026, 1, 5, tzinfo=UTC)
+    messages = []
+    for number, (hours, who, subject, mark, sent, folder, marks, other) in enumerate([OWN, *specimens]):
+        messages.append(
+            Message(
+                owner="low-a",
+                folder="sent" if sent else folder,
+                path=f"{number}.",
+                message_id=f"<{number}@{series}>",
+                date=start + timedelta(hours=hours),
+                sender="ann@x.org" if sent else who,
+                to=(who if sent else "ann@x.org",),
+                subject=mark + subject,
+                body=f"letter {number} about {subject} in some words"
+                + (f"\n> letter {other} about {subject} in some words" if mark else ""),
+                in_reply_to=f"<{other}@x.org>" if mark and other % 3 == 0 else None,
+                marks=() if sent else marks,
+            )
+        )
+    return messages
+
+
+OWN = (-1.0, "bob@y.org", "Hello", "", True, "sent", (), 0)
+
+
+def known_then(messages) -> dict[str, tuple[dict, str]]:
+    """Message id -> the columns that must not depend on what comes later, and the prompt."""
+    found = {}
+    for row in label_owner(mails_of(messages)).rows():
+        if "action" in row:
+            columns = {name: value for name, value in row.items() if name not in OUTCOME_COLUMNS}
+            record = msgspec.convert({k: v for k, v in columns.items() if v is not None}, Row)
+            found[row["message_id"]] = (columns, prompt_text(record))
+    return found
+
+
+@given(SPECIMENS, SPECIMENS, st.integers(0, 39), st.data())
+@settings(max_examples=300)
+def test_a_changed_future_changes_no_earlier_feature_or_prompt(specimens, others, at, data):
+    """Messages later than t deleted, or rewritten: every row at or before t keeps its features and its prompt."""
+    mailbox = mailbox_of(specimens)
+    cut = sorted(message.date for message in mailbox)[min(at, len(mailbox) - 1)]
+    past = [message for message in mailbox if message.date <= cut]
+    deleted = [m for m in mailbox if m.date <= cut or data.draw(st.booleans(), label="keep")]
+    rewritten = past + [m for m in mailbox_of(others, "y.org")[1:] if m.date > cut]
+    expected = known_then(past)
+    for changed in (mailbox, deleted, rewritten):
+        found = known_then(changed)
+        assert expected == {name: found[name] for name in expected}
+
+
+def received_at(hours: float, subject: str) -> tuple:
+    return (hours, PEOPLE[0], subject, "", False, "inbox", (), 0)
+
+
+def reply_at(hours: float, subject: str, to: int) -> tuple:
+    return (hours, PEOPLE[0], subject, "RE: ", True, "sent", (), to)
+
+
+def unchanged_by(past: list[tuple], future: list[tuple]) -> bool:
+    expected, found = known_then(mailbox_of(past)), known_then(mailbox_of([*past, *future]))
+    return expected == {name: found[name] for name in expected}
+
+
+def test_an_answer_without_its_clock_slack_would_be_caught(monkeypatch):
+    """A letter that comes a minute after the answer may be the one it answers, by the clocks: the planted twin."""
+    past = [received_at(0, "Oak"), reply_at(1, "Oak", 4), received_at(1.01, "Elm")]  # it quotes the fourth
+    assert unchanged_by(past, [received_at(1.02, "Oak")])
+    monkeypatch.setattr("mlx_email.labels.timeline.SLACK", timedelta(0))
+    assert not unchanged_by(past, [received_at(1.02, "Oak")])
+
+
+def test_a_letter_that_counts_as_answered_from_its_arrival_would_be_caught(monkeypatch):
+    past = [received_at(0, "Oak"), received_at(5, "Elm")]
+    assert unchanged_by(past, [reply_at(10, "Oak", 1)])
+    monkeypatch.setattr("mlx_email.labels.timeline.SLACK", timedelta(hours=-10))
+    assert not unchanged_by(past, [reply_at(10, "Oak", 1)])
 
 
 @given(st.lists(st.integers(0, 10**6), max_size=300))
@@ -157,29 +274,29 @@ def test_the_split_is_by_time(hours):
 
 def test_a_fresh_message_is_a_row(letter):
     fresh = letter(None, sender="bob@y.org", body="Could you send it today?", owner="")
-    row = features_of(fresh, {("low-a", "bob@y.org"): 0.8, ("low-a", "cy@y.org"): 0.1})
+    bob, cy = Standing(0.8, 4, 2, 0, 1, 0, 1.5), Standing(0.1)
+    row = features_of(fresh, {("low-a", "bob@y.org"): bob, ("low-a", "cy@y.org"): cy})
+    assert (row.history_messages, row.history_answered, row.history_response_hours) == (4, 2, 1.5)
     assert (row.user, row.sender, row.people_score) == ("low-a", "bob@y.org", 0.8)
     assert (row.urgency, row.is_question, row.is_action_request) == (1.0, True, True)
     assert row.date == datetime(1970, 1, 1, tzinfo=UTC)
-    assert features_of(replace(fresh, sender="new@y.org"), {("low-a", "cy@y.org"): 0.1}).people_score == 0.5
+    assert features_of(replace(fresh, sender="new@y.org"), {("low-a", "cy@y.org"): cy}).people_score == 0.5
     assert features_of(fresh, {}).people_score == 0.5
 
 
 def test_a_fresh_message_and_a_prepared_one_have_the_same_features(letter):
     mail = letter(0, body="Please send it.\n\n> when?")
-    (row,) = (row for row in label_owner(unique([mail])).rows)
+    (row,) = label_owner(mails_of([mail])).rows()
     fresh = features_of(mail, {})
     assert all(row[name] == getattr(fresh, name) for name in ("urgency", "is_question", "is_action_request", "body"))
 
 
 def test_undated_mail_is_no_feature_row(letter):
-    labelled = label_owner(unique([letter(0), letter(None)]))
-    assert [row["action"] for row in labelled.rows] == ["archived", None]
+    labelled = label_owner(mails_of([letter(0), letter(None)]))
+    assert [row.get("action") for row in labelled.rows()] == ["archived", None]
     assert labelled.received == 2
 
 
 def test_interest_of_outcomes_is_bounded():
-    from mlx_email.labels.people import interest
-
-    assert 0.5 < interest(Outcome("replied", None, 1.0)) < 1.0
-    assert interest(Outcome("archived")) == 0.0
+    assert 0.5 < interest("replied", 1.0) < 1.0
+    assert interest("kept") == interest("deleted") == 0.0

@@ -7,14 +7,18 @@ import stat
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mlx_email import files
 from mlx_email.errors import DataError, MlxEmailError, UserError
 from mlx_email.labels import prepare as module
-from mlx_email.labels.prepare import Prepared, prepare
+from mlx_email.labels.mailbox import label_owner
+from mlx_email.labels.prepare import Options, Prepared, prepare
 from mlx_email.labels.schema import COLUMNS, read_rows
 from mlx_email.labels.tables import GROUP_ROWS, read_people
+from mlx_email.mail.read import read_message
 
 TABLES = ("features.parquet", "messages.parquet", "people.parquet", "prepare.json", "rejected.jsonl")
 
@@ -32,7 +36,7 @@ def mailbox(tmp_path) -> Path:
     that are no mail."""
     root = tmp_path / "maildir"
     ann, bob, cy = "ann@x.org", "bob@y.org", "cy@x.org"
-    files: dict[str, bytes] = {
+    contents: dict[str, bytes] = {
         "low-a/inbox/1.": mail(1, 9, bob, ann, "Oak", "Can we buy the oak?"),
         "low-a/sent_items/1.": mail(1, 11, ann, bob, "RE: Oak", "Yes.\n\n-----Original Message-----\nFrom: Bob\n"),
         "low-a/inbox/2.": mail(2, 9, bob, ann, "Elm", "For Cy, please read it."),
@@ -47,7 +51,7 @@ def mailbox(tmp_path) -> Path:
         "day-c/inbox/1.": mail(2, 12, ann, cy, "FW: Elm", "-----Original Message-----\nFrom: Bob\n"),
         "day-c/sent/1.": mail(2, 13, cy, bob, "Hello", "Hello"),
     }
-    for name, data in files.items():
+    for name, data in contents.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
     (root / "low-a/inbox/7.").symlink_to("1.")
@@ -55,8 +59,8 @@ def mailbox(tmp_path) -> Path:
 
 
 def test_the_tables_of_a_small_mailbox(mailbox, tmp_path):
-    done: list[tuple[str, int]] = []
-    prepared = prepare([mailbox], tmp_path / "out", progress=lambda what, more: done.append((what, more)))
+    done: list[tuple[str, int, int]] = []
+    prepared = prepare([mailbox], tmp_path / "out", progress=lambda *more: done.append(more))
     assert prepared == Prepared(
         files=14,
         rejected={"empty file": 1, "no mail header": 1, "symbolic link": 1},
@@ -64,18 +68,22 @@ def test_the_tables_of_a_small_mailbox(mailbox, tmp_path):
         not_mail=1,
         messages=9,
         owners=2,
+        sent=3,
         received=6,
         undated=1,
         labelled=5,
         actions={"archived": 2, "deleted": 1, "forwarded": 1, "replied": 1},
         label_quality={"good": 3, "kept_late": 1, "no_trash": 1},
         splits={"test": 1, "train": 4},
+        straddling={"test": 0, "train": 0},
     )
     assert (
         prepared.files == sum(prepared.rejected.values()) + prepared.duplicates + prepared.not_mail + prepared.messages
     )
-    assert sum(more for what, more in done if what == "read") == 14
-    assert sum(more for what, more in done if what == "label") == 2
+    size = sum(path.stat().st_size for path in mailbox.rglob("*") if path.is_file() and not path.is_symlink())
+    for what, total in (("read", size), ("label", 11)):
+        assert sum(more for done_what, more, _ in done if done_what == what) == total
+        assert {given for done_what, _, given in done if done_what == what} == {total}
 
     out = tmp_path / "out"
     assert sorted(path.name for path in out.iterdir()) == sorted(TABLES)
@@ -97,7 +105,10 @@ def test_the_tables_of_a_small_mailbox(mailbox, tmp_path):
     assert by_subject["low-a", "RE: Oak"]["action"] is None
     assert by_subject["low-a", "RE: Oak"]["thread_id"] == by_subject["low-a", "Oak"]["thread_id"]
     assert by_subject["low-a", "Fir"]["date"] is None
-    assert set(read_people(out / "people.parquet")) == {("low-a", "bob@y.org")}
+    people = read_people(out / "people.parquet")
+    assert set(people) == {("day-c", "ann@x.org"), ("low-a", "bob@y.org")}
+    bob = people["low-a", "bob@y.org"]  # the three weeks' mail of the calendar and the undated do not count
+    assert (bob.history_messages, bob.history_answered, bob.history_forwarded, bob.history_kept) == (4, 1, 1, 0)
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert {"path": "low-a/inbox/5.", "reason": "empty file"} in rejected
     assert json.loads((out / "prepare.json").read_text())["labelled"] == 5
@@ -140,23 +151,106 @@ def test_no_mail_text_is_rejected_text(mailbox, tmp_path):
     assert "secret" not in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
-@pytest.mark.parametrize("step", ["read_message", "label_owner", "people_rows"])
-def test_a_failure_leaves_nothing(mailbox, tmp_path, monkeypatch, step):
+def left(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith("."))
+
+
+@pytest.mark.parametrize("step", ["read_message", "label_owner", "write_people"])
+def test_a_full_disk_leaves_no_table_and_says_how_to_go_on(mailbox, tmp_path, monkeypatch, step):
     def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
-    before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(module, step, fail)
-    with pytest.raises(MlxEmailError, match="No space left"):
+    with monkeypatch.context() as broken:
+        broken.setattr(module, step, fail)
+        with pytest.raises(MlxEmailError, match=r"No space left.*the same command goes on"):
+            prepare([mailbox], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert left(tmp_path) == [".prepare-out"]
+    prepare([mailbox], tmp_path / "out")
+    prepare([mailbox], tmp_path / "never-failed")
+    assert left(tmp_path) == []
+    assert digests(tmp_path / "out") == digests(tmp_path / "never-failed")
+
+
+@pytest.mark.parametrize("step", ["read_chunk", "label_shard"])
+def test_what_was_done_before_a_kill_is_not_done_again(mailbox, tmp_path, monkeypatch, step):
+    """Killed at the second call: the chunk or shard of the first is there, and only the others are made anew."""
+    monkeypatch.setattr(module, "CHUNK_FILES", 4)
+    prepare([mailbox], tmp_path / "never-killed")
+    work, calls = getattr(module, step), []
+
+    def killed(*task):
+        calls.append(task[1])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return work(*task)
+
+    monkeypatch.setattr(module, step, killed)
+    with pytest.raises(KeyboardInterrupt):
         prepare([mailbox], tmp_path / "out")
-    assert sorted(tmp_path.iterdir()) == before
+    first, calls = calls[0], []
+    monkeypatch.setattr(module, step, lambda *task: calls.append(task[1]) or work(*task))
+    again = []
+    monkeypatch.setattr(module, "read_message", lambda *a, **k: again.append(1) or read_message(*a, **k))
+    monkeypatch.setattr(module, "label_owner", lambda *a, **k: again.append(1) or label_owner(*a, **k))
+    prepare([mailbox], tmp_path / "out")
+    assert digests(tmp_path / "out") == digests(tmp_path / "never-killed")
+    if step == "read_chunk":
+        assert calls == [1, 2, 3]
+    else:
+        assert len(again) == 1  # the other owner; nothing was read again
+    assert first in (0, 1)
+
+
+def test_another_job_does_not_go_on_from_what_is_left(mailbox, tmp_path, monkeypatch):
+    """Changed mail, or other options: what lies there is thrown away."""
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "_write_tables", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare([mailbox], tmp_path / "out")
+    (mailbox / "low-a/inbox/9.").write_bytes(mail(8, 9, "bob@y.org", "ann@x.org", "Box", "New."))
+    assert prepare([mailbox], tmp_path / "out").files == 15
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "_write_tables", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare([mailbox / "low-a"], tmp_path / "second")
+    again = []
+    monkeypatch.setattr(module, "read_message", lambda *a, **k: again.append(1) or read_message(*a, **k))
+    prepare([mailbox / "low-a"], tmp_path / "second", Options(owner=("ann@x.org",)))
+    assert len(again) == 12
+
+
+def test_a_damaged_chunk_is_made_again(mailbox, tmp_path, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "label_shard", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            prepare([mailbox], tmp_path / "out")
+    (chunk,) = (tmp_path / ".prepare-out").glob("*.done")
+    chunk.write_bytes(chunk.read_bytes()[:10])
+    assert prepare([mailbox], tmp_path / "out").labelled == 5
+
+
+def test_two_at_once_are_told_apart(mailbox, tmp_path):
+    with files.locked(tmp_path / ".prepare-out"), pytest.raises(UserError, match="in use by process"):
+        prepare([mailbox], tmp_path / "out")
+
+
+def test_given_addresses_decide_who_the_owner_is(mailbox, tmp_path):
+    (mailbox / "low-a/inbox/8.").write_bytes(mail(8, 9, "ann.low@home.org", "ann@x.org", "Shopping", "Milk."))
+    assert prepare([mailbox / "low-a"], tmp_path / "inferred").received == 6
+    mine = Options(owner=("ann@x.org", "Ann.Low@home.org"))
+    assert prepare([mailbox / "low-a"], tmp_path / "given", mine).received == 5
+    rows = pq.read_table(tmp_path / "given" / "messages.parquet")
+    assert set(rows["user"].to_pylist()) == {"low-a"}
+    with pytest.raises(UserError, match="names one person, but the sources hold the mailboxes of 2"):
+        prepare([mailbox], tmp_path / "two", mine)
 
 
 def refused(sources: list[Path], out: Path) -> str:
     with pytest.raises(UserError) as caught:
         prepare(sources, out)
     assert "\n" not in str(caught.value)
-    assert not any(path.name.startswith(".tmp-") for path in out.parent.iterdir() if out.parent.is_dir())
+    assert not out.parent.is_dir() or not left(out.parent)
     return str(caught.value)
 
 
@@ -191,14 +285,15 @@ def test_mail_without_a_label_is_said_in_one_line(mailbox, tmp_path):
         prepare([mailbox], tmp_path / "out")
 
 
-def test_an_owner_larger_than_a_row_group_and_than_the_spools_buffer(tmp_path, monkeypatch):
-    monkeypatch.setattr("mlx_email.labels.spool.BUFFER_BYTES", 10_000)
+def test_an_owner_larger_than_a_row_group_and_than_a_chunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_BYTES", 10_000)
+    monkeypatch.setattr("mlx_email.labels.tables.BATCH_ROWS", 10)
     monkeypatch.setattr("mlx_email.labels.tables.GROUP_ROWS", 64)
     assert GROUP_ROWS > 64
     for number in range(150):
         folder = tmp_path / "maildir" / ("low-a", "day-c")[number % 2] / "inbox"
         folder.mkdir(parents=True, exist_ok=True)
-        body = f"letter {number} " * 20
+        body = " ".join(f"{word}{chr(97 + number % 26)}{chr(97 + number // 26)}" for word in ("oak", "elm", "ash") * 20)
         (folder / f"{number}.").write_bytes(
             mail(1 + number % 28, number % 24, "b@y.org", "a@x.org", f"s{number}", body)
         )
@@ -219,3 +314,67 @@ def test_people_of_another_table_are_refused(mailbox, tmp_path):
         read_people(tmp_path / "out" / "features.parquet")
     with pytest.raises(DataError, match="not a readable parquet file"):
         read_people(tmp_path / "out" / "prepare.json")
+
+
+def test_two_workers_write_the_same_bytes_as_one(mailbox, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK_FILES", 3)
+    monkeypatch.setattr(module, "SMALL", 0)
+    one = prepare([mailbox], tmp_path / "one", count=1)
+    assert prepare([mailbox], tmp_path / "two", count=2) == one
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+def test_what_straddles_or_repeats_across_a_border(tmp_path):
+    """Ten letters: seven for training, one for validation, two to test. The last but one goes on from a thread of the
+    training mail: kept and marked. The last repeats a training body with other numbers: dropped, and counted."""
+    report = "The pumps of the northern station ran well this week and delivered {} barrels without a stop, says Roy."
+    bodies = [f"Letter number {word}: nothing in it is like another, as {word} {word[::-1]} goes." for word in WORDS]
+    subjects = [f"About {word}" for word in WORDS]
+    bodies[2], bodies[9] = report.format(1200), report.format(1350)
+    subjects[8] = f"Re: {subjects[3]}"
+    for number, (subject, body) in enumerate(zip(subjects, bodies, strict=True)):
+        path = tmp_path / f"maildir/low-a/inbox/{number}."
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(mail(1 + number, 9, "bob@y.org", "ann@x.org", subject, body))
+    prepared = prepare([tmp_path / "maildir"], tmp_path / "out")
+    assert (prepared.labelled, prepared.repeated, prepared.splits) == (9, 1, {"test": 1, "train": 7, "validation": 1})
+    assert prepared.straddling == {"test": 1, "train": 0, "validation": 0}
+    rows = list(read_rows(tmp_path / "out" / "features.parquet"))
+    assert [row.date for row in rows] == sorted(row.date for row in rows)
+    assert [row.subject for row in rows if row.straddles] == [subjects[8]]
+    assert subjects[9] not in {row.subject for row in rows}
+    everything = pq.read_table(tmp_path / "out" / "messages.parquet").to_pylist()
+    assert [row["split"] for row in everything][-2:] == ["test", None]
+
+
+def test_without_the_check_a_repeated_body_stays(tmp_path, monkeypatch):
+    """The planted twin of the test above."""
+    monkeypatch.setattr("mlx_email.labels.split.near_duplicates", lambda earlier, later: [False] * len(later))
+    with pytest.raises(AssertionError):
+        test_what_straddles_or_repeats_across_a_border(tmp_path)
+
+
+WORDS = "amber basalt cobalt dolomite emerald feldspar garnet hematite indigo jasper".split()
+
+
+def rewritten(table: pa.Table, path: Path) -> Path:
+    pq.write_table(table, path)
+    return path
+
+
+def test_a_table_of_another_version_names_the_column(mailbox, tmp_path):
+    """A missing column, one of another type, an unknown value: refused by name. One more is no harm."""
+    prepare([mailbox], tmp_path / "out")
+    table = pq.read_table(tmp_path / "out" / "features.parquet")
+    place = table.schema.get_field_index
+    missing = rewritten(table.drop_columns(["history_kept"]), tmp_path / "missing.parquet")
+    retyped = table.set_column(place("urgency"), "urgency", table["urgency"].cast(pa.float64()))
+    unknown = table.set_column(place("action"), "action", pa.array(["eaten"] * len(table)))
+    more = table.append_column("weather", pa.array(["fair"] * len(table)))
+    with pytest.raises(DataError, match="no column 'history_kept'"):
+        list(read_rows(missing))
+    with pytest.raises(DataError, match="column 'urgency' is double, not float"):
+        list(read_rows(rewritten(retyped, tmp_path / "retyped.parquet")))
+    with pytest.raises(DataError, match=r"Invalid enum value 'eaten'.*action"):
+        list(read_rows(rewritten(unknown, tmp_path / "unknown.parquet")))
+    assert len(list(read_rows(rewritten(more, tmp_path / "more.parquet")))) == 5

@@ -14,7 +14,7 @@ from mlx_email.train import run as runs
 BASE = ["stages.sft.max_steps=3", "stages.sft.batch_size=4", "stages.sft.accumulation=2", "lora.dropout=0.1"]
 CHANGES = [
     "seed=1",
-    "max_prompt_tokens=140",
+    "max_prompt_tokens=160",
     "gradient_clip=0.001",
     "weight_decay=0.5",
     "lora.rank=8",
@@ -26,6 +26,8 @@ CHANGES = [
     "stages.sft.learning_rate=0.002",
     "stages.sft.warmup=1.0",
     "stages.sft.max_steps=2",
+    "stages.sft.augment=true",
+    "sender_history=false",
 ]
 
 
@@ -40,7 +42,7 @@ def table(tmp_path_factory):
 def learned(table, where, overrides, rows=None) -> dict[str, np.ndarray]:
     chosen = config.load("quickstart", [*BASE, *overrides])
     base = loading.load("tiny")
-    words = renderer(base.tokenizer)
+    words = renderer(base.tokenizer, history=chosen.sender_history)
     where.mkdir()
     rows = list(read_rows(table, "train")) if rows is None else rows
     runs.train_stage(where, base, words, rows, chosen.stages[0], chosen, parent=None, on_step=lambda *_: None)
