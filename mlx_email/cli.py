@@ -159,7 +159,7 @@ def export(run: Path, out: Path, as_json: bool) -> None:
 
 @cli.command()
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="The folder to make.")
-@click.option("--messages", type=click.IntRange(1), default=10_600, show_default=True, help="Received messages.")
+@click.option("--messages", type=click.IntRange(1), default=10_700, show_default=True, help="Received messages.")
 @click.option("--noise", type=click.FloatRange(0, 1), default=0.08, show_default=True, help="Share of slips.")
 @click.option("--seed", type=int, default=0, show_default=True)
 def synth(out: Path, messages: int, noise: float, seed: int) -> None:

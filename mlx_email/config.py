@@ -26,7 +26,7 @@ Probability = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 class Synthetic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The embedded mailbox, used when `train` is given no mail."""
 
-    messages: PositiveInt = 10_600  # received ones, over all owners; at least 2,000 of them to test on
+    messages: PositiveInt = 10_700  # received ones, over all owners; at least 2,000 of them to test on
     noise: Share = 0.08  # share of messages where the owner does something else than the rule
     seed: int = 0
 

@@ -17,13 +17,12 @@ from mlx_email.labels.letters import squash
 from mlx_email.labels.owners import Identity, is_received, is_sent, recipient_keys, sender_keys
 from mlx_email.labels.schema import Observed
 from mlx_email.labels.subjects import marked_forward, marked_reply, normal_subject
-from mlx_email.labels.threads import WINDOW
+from mlx_email.labels.threads import MIN_FINGERPRINT, WINDOW
 from mlx_email.mail.message import Message
 from mlx_email.mail.quotes import split
 
 SLACK = timedelta(seconds=120)  # between two machines' clocks: an answer may seem to be sent before the question
 CANDIDATES = 50  # of one subject and window that are compared, the latest first: keeps hot subjects linear
-MIN_FINGERPRINT = 12  # shorter texts ("thanks") stand in any quotation
 
 
 class Outcome(msgspec.Struct, frozen=True):

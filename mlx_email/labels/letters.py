@@ -16,6 +16,7 @@ from mlx_email.mail.message import Message
 from mlx_email.mail.quotes import split
 
 FINGERPRINT = 60  # squashed characters of a message by which its quotation is recognised
+QUOTED = 400  # characters of a quotation that are kept: its heading, and where the first message in it begins
 
 _FORWARD_SIGN = re.compile(r"Forwarded by\b|Original Message\b|Forwarded message\b", re.IGNORECASE)
 _NOT_WORD = re.compile(r"[\W_]+")
@@ -35,6 +36,7 @@ class Digest(msgspec.Struct, frozen=True, array_like=True):
     content: bytes  # equal for copies of one message
     features: TextFeatures
     fingerprint: str  # the text from the message's first own word on, as `squash` leaves it; "" without own words
+    quotes: str  # the start of what the message quotes, headings included, as `squash` leaves it
     shows_forward: bool  # the text holds the heading of a forwarded or quoted message
     likeness: bytes  # of the message's own words: equal or near for near-duplicates
 
@@ -60,6 +62,7 @@ def digest(message: Message) -> Digest:
         content=content_key(message),
         features=text_features(message, parts),
         fingerprint=_fingerprint(message.body, parts.new),
+        quotes=squash(parts.quoted[:QUOTED])[:QUOTED],
         shows_forward=_FORWARD_SIGN.search(message.body) is not None,
         likeness=signature(own) or _short_key(message.subject, own),
     )

@@ -83,7 +83,7 @@ def label_owner(
     owner = find_owner(mails, addresses)
     outcomes = find_actions(mails, owner, body_of)
     before, people = standings(mails, outcomes)
-    threads = thread_ids(mails)
+    threads = thread_ids(mails, owner)
     indexes = [index for index in sorted(outcomes) if mails[index].message.date is not None]
     splits = split_by_time([sent_at(mails[index].message) for index in indexes])
     again = repeated(splits, [mails[index].digest.likeness for index in indexes])

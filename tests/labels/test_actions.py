@@ -200,6 +200,23 @@ def test_threads_by_subject_rest_and_reference(letter):
     assert len(set(threads)) == 5
 
 
+def test_two_peoples_letters_of_one_subject_are_two_threads(letter):
+    messages = [
+        letter(0, subject="Lunch", body="Shall we eat at the harbour today?"),
+        letter(1, subject="Lunch", sender="cy@y.org", body="The canteen is closed until Monday, alas."),
+        letter(2, "sent", "RE: Lunch", to=("cy@y.org",)),  # by its people
+        letter(3, subject="Lunch"),  # by its people, though another spoke last
+        letter(4, "sent", "FW: Lunch", to=("dee@y.org",), body=f"{QUOTING}Shall we eat at the harbour today?"),
+        letter(5, subject="RE: Lunch", sender="eve@z.org"),  # nobody known, nothing quoted: the latest
+        letter(6, subject="Lunch", sender="flo@z.org"),
+    ]
+    mails = mails_of(messages)
+    threads = thread_ids(mails, find_owner(mails))
+    bobs, cys, flos = threads[0], threads[1], threads[6]
+    assert threads == [bobs, cys, cys, bobs, bobs, bobs, flos]
+    assert len({bobs, cys, flos}) == 3
+
+
 def test_references_may_go_in_circles(letter):
     first = letter(0, references=("<2@x.org>",), in_reply_to="<1@x.org>")
     second = letter(1, subject="Other", references=("<1@x.org>", "<2@x.org>"))

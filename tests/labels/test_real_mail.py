@@ -20,7 +20,7 @@ def test_labels_agree_with_the_reference_on_the_sample(shared, tmp_path):
     ours = {
         (row["user"], row["message_id"]): row["action"]
         for row in pq.read_table(
-            tmp_path / "out" / "features.parquet", columns=["user", "message_id", "action"]
+            tmp_path / "out" / "messages.parquet", columns=["user", "message_id", "action"]
         ).to_pylist()
     }
     with (shared / "data" / "labels-sample.tsv").open(newline="") as file:
