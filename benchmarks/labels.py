@@ -14,12 +14,13 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from mlx_email.labels.actions import MIN_FINGERPRINT, Outcome
+from mlx_email.labels.actions import Outcome
 from mlx_email.labels.duplicates import Mail, unique
 from mlx_email.labels.letters import Letter, letter, squash
 from mlx_email.labels.mailbox import Labelled, label_owner
 from mlx_email.labels.owners import is_received, is_sent, sender_keys
 from mlx_email.labels.subjects import normal_subject
+from mlx_email.labels.threads import MIN_FINGERPRINT
 from mlx_email.mail.dates import houston_to_utc
 from mlx_email.mail.quotes import split
 from mlx_email.mail.read import read_message
@@ -37,6 +38,10 @@ _HEADINGS = (
     re.compile(rf"^(?!-)[ \t>]*(?P<who>\S.{{0,150}}?)(?: on)?\s+{_DATE}", re.MULTILINE),
 )
 UNEXPLAINED = "unexplained"  # the other reasons stand in `reason`
+KINDS = {  # the same answer, called by another name
+    ("replied", "forwarded"): "sent on, its sender only in copy",
+    ("forwarded", "replied"): "an answer to its other readers",
+}
 
 
 class Row(NamedTuple):
@@ -130,7 +135,11 @@ def compare(labelled: Labelled, reference: Sequence[dict[str, str]]) -> list[Row
             ours, subject = outcome.action, normal_subject(mail.message.subject)
             at, after = outcome.replied_at or outcome.forwarded_at, entry["reply_after_s"] or entry["forward_after_s"]
             answer = sent.get((subject, mail.message.date + timedelta(seconds=float(after)) if after else at))
-            why = reason(mail, answer, bool(after), threads[subject], done) if ours != theirs else ""
+            if ours != theirs:
+                kind = KINDS.get((theirs, ours), UNEXPLAINED)
+                why = kind if at and after else reason(mail, answer, bool(after), threads[subject], done)
+            else:
+                why = ""
         rows.append(Row(f"{labelled.user}/{mail.message.path}", theirs, ours, why))
     return rows
 

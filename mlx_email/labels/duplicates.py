@@ -16,7 +16,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     message: Message  # the copy whose path sorts first; its body may lie at `place` instead
     digest: Digest
     folders: tuple[str, ...]  # sorted, each once
-    marks: tuple[Mark, ...] = ()  # of all copies; "unseen" only where no copy was seen
+    marks: tuple[Mark, ...] = ()  # of all copies; "unseen" and "draft" only where every copy is
     copies: int = 1
     place: Place | None = None
 
@@ -48,8 +48,8 @@ def mails_of(messages: Iterable[Message]) -> list[Mail]:
 def _joined(copies: list[Letter]) -> Mail:
     kept = min(copies, key=lambda copy: path_order(copy.message))
     marks = {mark for copy in copies for mark in copy.message.marks}
-    if not all("unseen" in copy.message.marks for copy in copies):
-        marks.discard("unseen")
+    # One opened copy is enough; and a draft that was sent is one no more.
+    marks -= {mark for mark in ("unseen", "draft") if not all(mark in copy.message.marks for copy in copies)}
     return Mail(
         message=kept.message,
         digest=kept.digest,

@@ -2,9 +2,15 @@
 
 import re
 
-_PREFIXES = re.compile(r"\s*((?:re|fw|fwd|aw|sv|rv|tr)\s*(?:\[\d+\]|\(\d+\))?\s*:\s*)+", re.IGNORECASE)
-_REPLY = re.compile(r"\s*(?:re|aw|sv)\s*(?:\[\d+\]|\(\d+\))?\s*:", re.IGNORECASE)
-_FORWARD = re.compile(r"\s*(?:fw|fwd|rv|tr)\s*(?:\[\d+\]|\(\d+\))?\s*:", re.IGNORECASE)
+# English, German, Dutch, Swedish, Norwegian, Danish, Spanish, French, Italian, Portuguese, Polish, Turkish, Finnish,
+# Chinese. Danish and Norwegian forwards are Finnish replies ("VS"): a forward to its sender counts as a reply anyway.
+# Italian Outlook's single letters only as it writes them.
+_REPLIES = "re|aw|antw|sv|rif|res|odp|ynt|回复|答复|回覆|(?-i:R(?=:))"
+_FORWARDS = "fw|fwd|wg|rv|tr|enc|vb|vs|vl|doorst|pd|转发|轉寄|(?-i:I(?=:))"
+_COUNT = r"\s*(?:\[\d+\]|\(\d+\))?\s*[:\uff1a]"  # the second colon is the full-width one
+_PREFIXES = re.compile(rf"\s*((?:{_REPLIES}|{_FORWARDS}){_COUNT}\s*)+", re.IGNORECASE)
+_REPLY = re.compile(rf"\s*(?:{_REPLIES}){_COUNT}", re.IGNORECASE)
+_FORWARD = re.compile(rf"\s*(?:{_FORWARDS}){_COUNT}", re.IGNORECASE)
 
 
 def normal_subject(subject: str) -> str:

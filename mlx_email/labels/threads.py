@@ -42,6 +42,7 @@ def thread_ids(mails: Sequence[Mail], owner: Identity = Identity()) -> list[str]
     and never revised, so a later message cannot change an earlier one's thread.
     """
     by_id: dict[str, str] = {}
+    announced: dict[str, str] = {}  # ids that were referred to before their message came
     by_subject: dict[str, deque[_Thread]] = {}
     found: list[str] = []
     for mail in mails:
@@ -49,7 +50,8 @@ def thread_ids(mails: Sequence[Mail], owner: Identity = Identity()) -> list[str]
         subject = normal_subject(message.subject)
         people = (sender_keys(message) | recipient_keys(message)) - owner.addresses - owner.names
         referred = (*message.references, *((message.in_reply_to,) if message.in_reply_to else ()))
-        name = next((by_id[other] for other in reversed(referred) if other in by_id), None)
+        name = announced.pop(message.message_id, None)
+        name = next((by_id[other] for other in reversed(referred) if other in by_id), name)
         if subject and message.date:
             threads = by_subject.setdefault(subject, deque(maxlen=REMEMBERED))
             thread = _find(threads, mail, people) if name is None else _named(threads, name)
@@ -61,8 +63,10 @@ def thread_ids(mails: Sequence[Mail], owner: Identity = Identity()) -> list[str]
             threads.append(thread)
             name = thread.name
         name = name or _root(message)
-        for other in (message.message_id, *referred):
-            by_id.setdefault(other, name)
+        by_id.setdefault(message.message_id, name)
+        for other in referred:
+            if other not in by_id:
+                by_id[other] = announced[other] = name
         found.append(name)
     return found
 

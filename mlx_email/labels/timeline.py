@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple
 
-from mlx_email.labels.actions import SLACK, Outcome
+from mlx_email.labels.actions import Outcome
+from mlx_email.labels.answers import SLACK
 from mlx_email.labels.duplicates import Mail, sent_at
 
 What = Literal["arrived", "replied", "forwarded", "unanswered", "deleted", "kept"]

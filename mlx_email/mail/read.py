@@ -71,7 +71,7 @@ def read_message(
         recipient_names=_names(to + cc + x_recipients),
         subject=decode_header(headers.get("subject", "")),
         body=body,
-        in_reply_to=next(iter(message_ids(headers.get("in-reply-to", ""))), None),
+        in_reply_to=next(reversed(message_ids(headers.get("in-reply-to", ""))), None),  # before it: an address
         references=message_ids(headers.get("references", "")),
         reply_to=_addresses(parse_addresses(headers.get("reply-to", ""))),
         labels=labels,
