@@ -103,6 +103,8 @@ def prepare(
     options = preparing.Options(format=source_format, owner=owners, redact=redact)
     with Progress(quiet=as_json).reading() as advance:
         prepared = preparing.prepare(sources, out, options, count=workers or default_count(), progress=advance)
+    if warning := preparing.advice(prepared):
+        click.echo(f"warning: {warning}", err=True)
     counts = msgspec.to_builtins(prepared)
     click.echo(_json(counts) if as_json else _counts_table(counts, out))
 
@@ -255,6 +257,7 @@ def _counts_table(counts: dict[str, Any], out: Path) -> str:
     lines = [f"{out}: {counts['labelled']} labelled messages of {counts['owners']} owners"]
     for name, value in counts.items():
         shown = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else value
+        shown = ", ".join(shown) if isinstance(shown, list) else shown
         if shown != "":
             lines.append(f"  {name:12s} {shown}")
     return "\n".join(lines)

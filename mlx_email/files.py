@@ -1,10 +1,11 @@
 """Files that are either whole or absent.
 
 A folder is published by writing a hidden folder beside it and renaming that; a file likewise. So a reader never sees
-half of one; what a killed process left (`.tmp-<name>-<pid>`) is removed by the next one that writes the same folder.
+half of one; what a killed process left (`.tmp-mlx-email-<name>-<pid>`) is removed by the next that writes beside it.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,7 +17,7 @@ from typing import Any, BinaryIO
 
 from mlx_email.errors import MlxEmailError, UserError
 
-TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-mlx-email-"
 LOCK = ".lock"
 
 
@@ -78,7 +79,8 @@ def publish(folder: Path, *, flush: bool = True) -> Generator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(mode=0o700)
     except OSError as error:
-        raise UserError(f"cannot write {shown}: {error.strerror or error}") from error
+        kind = MlxEmailError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
+        raise kind(f"cannot write {shown}: {error.strerror or error}") from error
     try:
         yield temporary
         _rename(temporary, folder, flush=flush)
@@ -96,8 +98,8 @@ def check_new(folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes that are gone have left of earlier tries at the same folder."""
-    for left in folder.parent.glob(f"{TEMPORARY}{folder.name}-*"):
+    """Remove what processes that are gone have left beside `folder`: it may be somebody's mail."""
+    for left in folder.parent.glob(f"{TEMPORARY}*"):
         process = left.name.rpartition("-")[2]
         if process.isdigit() and not _alive(int(process)):
             shutil.rmtree(left, ignore_errors=True)

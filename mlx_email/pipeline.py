@@ -19,7 +19,7 @@ from mlx_email.evaluate import baselines, metrics
 from mlx_email.evaluate.score import action_logps, probabilities
 from mlx_email.export import fuse
 from mlx_email.labels.fresh import features_of
-from mlx_email.labels.prepare import FEATURES, SENDERS, prepare
+from mlx_email.labels.prepare import COUNTS, FEATURES, REJECTED, SENDERS, advice, prepare
 from mlx_email.labels.schema import ACTIONS, Row, Split, read_rows
 from mlx_email.labels.tables import People, read_people
 from mlx_email.labels.workers import default_count
@@ -63,6 +63,8 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
         raise configuration.ConfigError(f"--stage {', '.join(sorted(unknown))}: the configuration has {names}")
     if mail is not None and not mail.exists():
         raise DataError(f"{mail} does not exist: name a folder that prepare wrote, or a mail source")
+    if mail is not None and mail.is_dir() and run.resolve().is_relative_to(mail.resolve()):
+        raise UserError(f"the run {run} would lie in the mail {mail}: name a folder outside it with --out")
     if config.model not in source.NAMED and Path(config.model).expanduser().is_dir():
         config = msgspec.structs.replace(config, model=str(Path(config.model).expanduser().resolve()))
     base = loading.load(config.model)
@@ -113,16 +115,21 @@ def collect(mail: Path | None, data: Path, config: Config, progress: Progress) -
             runs.link(box.rule_file, data / RULE)
             mail = box.path
         with progress.reading() as advance:
-            prepare([mail], scratch / "table", count=default_count(), progress=advance)
+            prepared = prepare([mail], scratch / "table", count=default_count(), progress=advance)
+        if warning := advice(prepared):
+            progress.note(f"warning: {warning} to mlx-email prepare")
         adopt(scratch / "table", data)
 
 
 def adopt(prepared: Path, data: Path) -> None:
-    """Link what a run needs of a prepared folder."""
+    """Link what a run needs of a prepared folder, and what says how it came about."""
     for name in (FEATURES, SENDERS):
         if not (prepared / name).is_file():
             raise DataError(f"{prepared} has no {name}: run mlx-email prepare again")
         runs.link(prepared / name, data / name)
+    for name in (COUNTS, REJECTED):
+        if (prepared / name).is_file():
+            runs.link(prepared / name, data / name)
 
 
 def open_policy(run: Path) -> Policy:

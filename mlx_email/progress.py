@@ -64,6 +64,10 @@ class Progress:
         if not self.quiet:
             tqdm.write(f"{what}: {time.perf_counter() - started:.1f} s", file=sys.stderr)
 
+    def note(self, text: str) -> None:
+        """One line that the user should see, whatever else is shown."""
+        tqdm.write(text, file=sys.stderr)
+
     def _bar(self, what: str, unit: str, total: int | None = None, *, scaled: bool = False) -> tqdm:
         return tqdm(
             desc=what,

@@ -54,6 +54,8 @@ def test_the_run_folder_is_complete_and_private(run):
         "metrics.json",
         "data/features.parquet",
         "data/people.parquet",
+        "data/prepare.json",
+        "data/rejected.jsonl",
         "data/rule.jsonl",
         "sft/adapters.safetensors",
         "sft/adapter_config.json",

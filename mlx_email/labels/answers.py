@@ -4,6 +4,7 @@ By the id that it names, else by subject, people, time and quotation. What an an
 on no mail that came later than that, but for the clocks' slack.
 """
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -56,7 +57,8 @@ class _Index:
             if message.date is None:
                 continue
             entry = _Entry(index, message.date)
-            self.by_id[message.message_id].append(entry)
+            for name in mails[index].ids:
+                self.by_id[name].append(entry)
             if subject := normal_subject(message.subject):
                 self.by_subject[subject].append(entry)
                 for key in sender_keys(message):
@@ -64,7 +66,7 @@ class _Index:
 
     def add_own(self, index: int) -> None:
         message = self.mails[index].message
-        self.own_ids.add(message.message_id)
+        self.own_ids.update(self.mails[index].ids)
         if (subject := normal_subject(message.subject)) and message.date:
             self.own[subject].append(_Entry(index, message.date))
 
@@ -130,11 +132,11 @@ def _by_subject(mail: Mail, others: frozenset[str], index: _Index) -> _Answered:
     """What an answer answers by subject, people, time and quoted text; `others`: whom it is for."""
     message = mail.message
     date, subject = sent_at(message), normal_subject(message.subject)
-    fitting = _window(index.by_subject.get(subject, ()), date)
+    fitting = _window([index.by_subject.get(subject, ())], date)
     if not fitting:
         return _Answered()
-    own = _window(index.own.get(subject, ()), date)
-    from_others = _window((e for key in others for e in index.from_sender.get((subject, key), ())), date)
+    own = _window([index.own.get(subject, ())], date)
+    from_others = _window((index.from_sender.get((subject, key), ()) for key in others), date)
     if marked_reply(message.subject) and from_others:
         return _Answered(_choose(mail, from_others, own, from_others, index), is_reply=True)
     if marked_reply(message.subject):  # to a list, or to all but the sender
@@ -151,10 +153,18 @@ def _by_subject(mail: Mail, others: frozenset[str], index: _Index) -> _Answered:
     return _Answered(chosen, chosen is not None and _goes_to_sender(message, index.mails[chosen].message))
 
 
-def _window(entries: Iterable[_Entry], date: datetime) -> list[_Entry]:
-    """Those that an answer of `date` can be to, latest first, at most CANDIDATES."""
-    fitting = {e for e in entries if date - WINDOW <= e.time <= date + SLACK}
+def _window(lists: Iterable[Sequence[_Entry]], date: datetime) -> list[_Entry]:
+    """Those that an answer of `date` can be to, latest first, at most CANDIDATES; of lists in the order of time."""
+    fitting: set[_Entry] = set()
+    for entries in lists:
+        last = bisect_right(entries, date + SLACK, key=_time)
+        first = bisect_left(entries, date - WINDOW, key=_time)
+        fitting.update(entries[max(first, last - CANDIDATES) : last])
     return sorted(fitting, key=lambda e: (e.time, e.index), reverse=True)[:CANDIDATES]
+
+
+def _time(entry: _Entry) -> datetime:
+    return entry.time
 
 
 def _choose(

@@ -19,6 +19,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     marks: tuple[Mark, ...] = ()  # of all copies; "unseen" and "draft" only where every copy is
     copies: int = 1
     place: Place | None = None
+    ids: tuple[str, ...] = ()  # of all copies: an answer may name any of them
 
 
 BodyOf = Callable[[Mail], str]  # gives a mail's body, from wherever it lies
@@ -37,7 +38,7 @@ def unique(letters: Iterable[Letter]) -> list[Mail]:
     found: dict[bytes, list[Letter]] = {}
     for copy in letters:
         found.setdefault(copy.digest.content, []).append(copy)
-    return sorted(map(_joined, found.values()), key=lambda mail: time_order(mail.message))
+    return sorted(map(_joined, found.values()), key=lambda mail: (time_order(mail.message), mail.digest.content))
 
 
 def mails_of(messages: Iterable[Message]) -> list[Mail]:
@@ -46,7 +47,8 @@ def mails_of(messages: Iterable[Message]) -> list[Mail]:
 
 
 def _joined(copies: list[Letter]) -> Mail:
-    kept = min(copies, key=lambda copy: path_order(copy.message))
+    # By path; and by all the headers, as two sources may each have a file of that path.
+    kept = min(copies, key=lambda copy: (path_order(copy.message), msgspec.json.encode(copy.message)))
     marks = {mark for copy in copies for mark in copy.message.marks}
     # One opened copy is enough; and a draft that was sent is one no more.
     marks -= {mark for mark in ("unseen", "draft") if not all(mark in copy.message.marks for copy in copies)}
@@ -57,6 +59,7 @@ def _joined(copies: list[Letter]) -> Mail:
         marks=tuple(sorted(marks)),
         copies=len(copies),
         place=kept.place,
+        ids=tuple(sorted({copy.message.message_id for copy in copies})),
     )
 
 

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import Literal
 
-from mlx_email.mail.sources.names import DRAFTS, JUNK, NOT_MAIL, SENT, TRASH, VIEWS, folder_key
+from mlx_email.mail.names import DRAFTS, JUNK, NOT_MAIL, SENT, TRASH, VIEWS, folder_key
 
 Kind = Literal["sent", "trash", "not_mail", "view", "draft", "junk", "filed"]
 

@@ -18,7 +18,7 @@ from mlx_email.mail.quotes import split
 FINGERPRINT = 60  # squashed characters of a message by which its quotation is recognised
 QUOTED = 400  # characters of a quotation that are kept: its heading, and where the first message in it begins
 
-_FORWARD_SIGN = re.compile(r"Forwarded by\b|Original Message\b|Forwarded message\b", re.IGNORECASE)
+_FORWARD_SIGN = re.compile(r"Forwarded by\b|Original Message\b", re.IGNORECASE)  # anywhere, even below a signature
 _NOT_WORD = re.compile(r"[\W_]+")
 
 
@@ -63,7 +63,7 @@ def digest(message: Message) -> Digest:
         features=text_features(message, parts),
         fingerprint=_fingerprint(message.body, parts.new),
         quotes=squash(parts.quoted[:QUOTED])[:QUOTED],
-        shows_forward=_FORWARD_SIGN.search(message.body) is not None,
+        shows_forward=parts.forwarded or _FORWARD_SIGN.search(message.body) is not None,
         likeness=signature(own) or _short_key(message.subject, own),
     )
 

@@ -14,7 +14,9 @@ from mlx_email.mail.message import Message
 # An address is the owner's when it sends this share, or this many, of what lies in the sent folders; below that it is
 # an assistant's, or a stray.
 OWN_SHARE, OWN_COUNT = 0.05, 20
-MAIN_SHARE = 0.5  # without sent folders: of all mail, what must be addressed to one address for it to be the owner's
+# Without sent folders: of the mail of others, what must be addressed to one address for it to be the owner's; what, if
+# it writes mail too; and how many addresses are looked at, those first that most is for.
+MAIN_SHARE, WRITER_SHARE, LIKELY = 0.5, 0.2, 5
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -77,10 +79,15 @@ def _share(sent: Sequence[Message]) -> float:
 
 
 def _main_recipient(mails: Sequence[Mail]) -> frozenset[str]:
-    """The address that at least half of the mail is for, where there is one."""
+    """The address that most of the mail of others is for, where there is one that stands out: at least half of it, or a
+    fifth if the address also writes here."""
     recipients = Counter(address for mail in mails for address in {*mail.message.to, *mail.message.cc})
-    address, count = max(recipients.items(), key=lambda item: (item[1], item[0]), default=("", 0))
-    return frozenset({address}) if address and count >= MAIN_SHARE * len(mails) else frozenset()
+    senders = Counter(mail.message.sender for mail in mails)
+    for address, count in sorted(recipients.items(), key=lambda item: (-item[1], item[0]))[:LIKELY]:
+        needed = WRITER_SHARE if senders[address] else MAIN_SHARE
+        if count >= needed * (len(mails) - senders[address]):
+            return frozenset({address})
+    return frozenset()
 
 
 def _own_names(names: Iterable[str]) -> set[str]:
@@ -92,8 +99,8 @@ def in_sent_folder(mail: Mail) -> bool:
 
 
 def is_mail(mail: Mail) -> bool:
-    """False for calendar entries, contacts and tasks, which some programs store as messages, and for drafts."""
-    if "draft" in mail.marks:
+    """False for calendar entries, contacts, tasks and chats, which some programs store as messages, and for drafts."""
+    if "draft" in mail.marks or any(folder_kind(label) == "not_mail" for label in mail.message.labels):
         return False
     return any(folder_kind(folder) not in ("not_mail", "draft") for folder in mail.folders)
 

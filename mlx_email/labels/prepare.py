@@ -8,6 +8,7 @@ Both passes run on several cores. What they have done lies in a work folder besi
 a preparation that was killed goes on where it was; the bytes of the tables depend on the mail alone.
 """
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -59,6 +60,7 @@ class Prepared(msgspec.Struct, frozen=True, kw_only=True):
     not_mail: int = 0  # unique drafts, calendar entries, contacts and tasks: in no table
     messages: int = 0  # unique: rows of messages.parquet
     owners: int = 0
+    addresses: list[str] = []  # of the owner, where there is one; not told of a redacted mailbox
     sent: int = 0  # unique messages by an owner
     received: int = 0  # unique messages that someone sent to an owner
     undated: int = 0  # received, but without a usable date: in messages.parquet only
@@ -76,6 +78,8 @@ class Shard(msgspec.Struct, frozen=True):
     user: str
     people: dict[str, Standing]
     counts: list[tuple[str, str, int]]
+    size: int  # bytes of the rows: fewer on disk, and the shard is not whole
+    addresses: list[str] = []  # the owner's
 
 
 def prepare(
@@ -93,7 +97,7 @@ def prepare(
     source is no mail source or holds no mail that can be labelled, UserError where `out` exists and is not empty, lies
     in a source, or cannot be made, MlxEmailError where the disk is full.
     """
-    _check(sources, out)
+    _check(sources, out, options)
     advance = progress or _silent
     surveys = [survey(source, options.format) for source in sources]
     work = _work_folder(out)
@@ -104,7 +108,7 @@ def prepare(
                 chunks, shards = _read_and_label(surveys, work, options, run, advance)
             prepared = _counted(chunks, shards)
             if not prepared.labelled:
-                raise DataError(f"{', '.join(map(str, sources))}: {_why_nothing(prepared)}: {HINT}")
+                raise DataError(f"{', '.join(map(str, sources))}: {_why_nothing(prepared)}")
             with files.publish(out) as folder:
                 _write_tables(folder, work, shards)
                 _write_rejected(folder / REJECTED, chunks, redact=options.redact)
@@ -135,9 +139,12 @@ def _silent(what: str, more: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
-def _check(sources: Sequence[Path], out: Path) -> None:
+def _check(sources: Sequence[Path], out: Path, options: Options) -> None:
     if not sources:
         raise DataError(f"no mail source: {HINT}")
+    for address in options.owner:
+        if "@" not in address:
+            raise UserError(f"--owner {address!r} is not an address: give one of yours, as me@example.com")
     for source in sources:
         if not source.exists():
             raise DataError(f"{source} does not exist: {HINT}")
@@ -266,19 +273,22 @@ def _label_all(
 def label_shard(work: Path, number: int, name: str, parts: list[tuple[int, Range]], options: Options) -> Shard:
     """Label one owner's mail and write its rows; what an earlier try has written is taken as it is."""
     path, summary = work / f"{number:06d}.rows", work / f"{number:06d}.shard"
-    if summary.is_file():
-        return msgspec.msgpack.decode(summary.read_bytes(), type=Shard)
+    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+        shard = msgspec.msgpack.decode(summary.read_bytes(), type=Shard)
+        if path.stat().st_size == shard.size:
+            return shard
     spool = Spool(work)
 
     def body_of(mail: Mail) -> str:
         return spool.body(mail.place) if mail.place else mail.message.body
 
-    mails = unique(spool.letters(parts))
+    letters = list(spool.letters(parts))
+    mails = unique(letters)
     labelled = label_owner(mails, name=name, addresses=options.owner, body_of=body_of)
     user, people = labelled.user, labelled.people
     rows: Iterable[dict[str, Any]] = labelled.rows(body_of)
     if options.redact:
-        redactor = Redactor(number + 1, _names(mails))
+        redactor = Redactor(number + 1, _names(letters))
         user = redactor.owner
         rows = map(redactor.redact_row, rows)
     write_shard(path, rows)
@@ -287,20 +297,28 @@ def label_shard(work: Path, number: int, name: str, parts: list[tuple[int, Range
     counts = labelled.counts()
     counts["not_mail", ""] = len(mails) - len(labelled.mails)
     counts["duplicates", ""] = sum(mail.copies - 1 for mail in mails)
-    shard = Shard(user, people, [(*key, value) for key, value in counts.items()])
+    shard = Shard(
+        user=user,
+        people=people,
+        counts=[(*key, value) for key, value in counts.items()],
+        size=path.stat().st_size,
+        addresses=[] if options.redact else sorted(labelled.owner.addresses),
+    )
     files.write(summary, msgspec.msgpack.encode(shard))
     return shard
 
 
-def _names(mails: Sequence[Mail]) -> set[str]:
-    """Everyone's names that the headers of a mailbox give."""
-    return {name for mail in mails for name in (*mail.message.sender_names, *mail.message.recipient_names)}
+def _names(letters: Sequence[Letter]) -> set[str]:
+    """Everyone's names that the headers of a mailbox give, those of all copies."""
+    return {name for each in letters for name in (*each.message.sender_names, *each.message.recipient_names)}
 
 
 def _counted(chunks: Sequence[Done], shards: Sequence[Shard]) -> Prepared:
     """The counts of the reading and of all owners together."""
     reasons = Counter(reason for chunk in chunks for _, reason in chunk.rejected)
     total: dict[str, Any] = {"files": sum(chunk.files for chunk in chunks), "rejected": reasons}
+    if len(shards) == 1:
+        total["addresses"] = shards[0].addresses
     for shard in shards:
         for name, kind, value in shard.counts:
             if kind:
@@ -310,17 +328,25 @@ def _counted(chunks: Sequence[Done], shards: Sequence[Shard]) -> Prepared:
     return msgspec.convert({name: _sorted(value) for name, value in total.items()}, Prepared)
 
 
-def _sorted(value: int | Counter[str]) -> int | dict[str, int]:
+def _sorted(value: Any) -> Any:
     return dict(sorted(value.items())) if isinstance(value, Counter) else value
 
 
 def _why_nothing(prepared: Prepared) -> str:
     if prepared.files == sum(prepared.rejected.values()):
         reason = max(prepared.rejected, key=lambda name: prepared.rejected[name], default="no files")
-        return f"none of {prepared.files} files is a message ({reason})"
+        return f"none of {prepared.files} files is a message ({reason}): {HINT}"
     if not prepared.received:
-        return f"{prepared.messages} messages, none of them received (no mail outside the sent folders)"
+        return f"all {prepared.messages} messages are the owner's own: add the mail that was received, or give --owner"
     return f"{prepared.received} received messages, none with a usable date"
+
+
+def advice(prepared: Prepared) -> str:
+    """What the user should know of a preparation that went well but cannot be right; "" where there is nothing."""
+    if prepared.sent:
+        return ""
+    who = f"{', '.join(prepared.addresses)} wrote nothing of it" if prepared.addresses else "whose it is cannot be told"
+    return f"no mail of the owner's in {prepared.messages} messages ({who}), so no reply is seen: give --owner ADDRESS"
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------

@@ -13,16 +13,18 @@ from mlx_email.labels.folders import folder_kind
 Quality = Literal["good", "no_trash", "kept_late", "junk", "unseen"]
 
 LATE = timedelta(days=30)  # kept mail this close to the export may only be not deleted, or not answered, yet
-STRAY_GAP = timedelta(days=365)  # dates this far after all others ...
-STRAY_SHARE = 0.02  # ... among fewer than this share of the owner's mail, is a broken clock or the export's time
+# Dates this far after all others, all within a day, and of fewer than this share of the owner's mail, are a broken
+# clock's or the export's time. (Who writes again after years does so on more than one day.)
+STRAY_GAP, STRAY_DAY, STRAY_SHARE = timedelta(days=365), timedelta(days=1), 0.02
 
 
 def drop_stray_dates(mails: Sequence[Mail]) -> list[Mail]:
     """The mail of one owner with dates that lie in no believable future set to None, oldest first.
 
-    A date is stray where fewer than 2% of the owner's messages lie beyond a gap of a year after the rest (Enron: 2004,
-    2012, 2043). Small mailboxes, under 50 messages, have no stray dates. Dates long before the rest are left alone:
-    whether one is stray would depend on what came later, and every feature behind it with it.
+    A date is stray where it lies a year and more after the rest, with fewer than 2% of the owner's messages and all of
+    these within a day (Enron: 2004, 2012, 2043). Small mailboxes, under 50 messages, have no stray dates. Dates long
+    before the rest are left alone: whether one is stray would depend on what came later, and every feature behind it
+    with it. (What is after a stray date is later than it: mail that comes after it makes it true again.)
     """
     last = _last_trusted(sorted(mail.message.date for mail in mails if mail.message.date))
     kept = [mail if mail.message.date is None or mail.message.date <= last else _undated(mail) for mail in mails]
@@ -34,10 +36,15 @@ def _undated(mail: Mail) -> Mail:
 
 
 def _last_trusted(dates: Sequence[datetime]) -> datetime:
-    for index in range(int(len(dates) * STRAY_SHARE), 0, -1):
-        if dates[-index] - dates[-index - 1] > STRAY_GAP:
-            return dates[-index - 1]
-    return dates[-1] if dates else datetime.max.replace(tzinfo=UTC)
+    if not dates:
+        return datetime.max.replace(tzinfo=UTC)
+    end = len(dates)
+    while True:  # one burst after another, from the end
+        start = next((i for i in range(end - 1, 0, -1) if dates[i] - dates[i - 1] > STRAY_GAP), 0)
+        burst = dates[end - 1] - dates[start] <= STRAY_DAY
+        if not start or not burst or len(dates) - start > len(dates) * STRAY_SHARE:
+            return dates[end - 1]
+        end = start
 
 
 def has_trash(mails: Sequence[Mail]) -> bool:

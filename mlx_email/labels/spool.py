@@ -33,6 +33,8 @@ class Done(msgspec.Struct, frozen=True):
     size: int  # bytes of mail that were read
     rejected: list[tuple[str, str]]  # path and reason, in order
     owners: dict[str, Range]
+    bodies: int  # bytes of the two files: fewer on disk, and the chunk is not whole
+    letters: int
 
 
 class Spool:
@@ -55,6 +57,7 @@ class Spool:
                 placed = Letter(message, letter.digest, Place(number, start, len(body)))
                 by_owner.setdefault(message.owner, []).append(placed)
                 start += len(body)
+        bodies_size = start
         encoder = msgspec.msgpack.Encoder()
         owners, start = {}, 0
         with open_private(self._path(number, "letters")) as file:
@@ -63,7 +66,7 @@ class Spool:
                 file.write(data)
                 owners[owner] = Range(start, len(data), len(own))
                 start += len(data)
-        done = Done(files, size, rejected, owners)
+        done = Done(files, size, rejected, owners, bodies_size, start)
         temporary = self._path(number, f"done-{os.getpid()}")
         with open_private(temporary) as file:
             file.write(encoder.encode(done))
@@ -71,11 +74,14 @@ class Spool:
         return done
 
     def done(self, number: int) -> Done | None:
-        """What a chunk holds; None where it is not there, or not whole."""
+        """What a chunk holds; None where it is not there, or not whole (a computer that lost its power has files of
+        fewer bytes than were written)."""
         try:
-            return msgspec.msgpack.decode(self._path(number, "done").read_bytes(), type=Done)
+            done = msgspec.msgpack.decode(self._path(number, "done").read_bytes(), type=Done)
+            sizes = [self._path(number, kind).stat().st_size for kind in ("bodies", "letters")]
         except (FileNotFoundError, msgspec.DecodeError):
             return None
+        return done if sizes == [done.bodies, done.letters] else None
 
     def letters(self, ranges: Sequence[tuple[int, Range]]) -> Iterator[Letter]:
         """The letters of (chunk, range) pairs."""

@@ -50,7 +50,7 @@ def thread_ids(mails: Sequence[Mail], owner: Identity = Identity()) -> list[str]
         subject = normal_subject(message.subject)
         people = (sender_keys(message) | recipient_keys(message)) - owner.addresses - owner.names
         referred = (*message.references, *((message.in_reply_to,) if message.in_reply_to else ()))
-        name = announced.pop(message.message_id, None)
+        name = next((announced.pop(own) for own in mail.ids if own in announced), None)
         name = next((by_id[other] for other in reversed(referred) if other in by_id), name)
         if subject and message.date:
             threads = by_subject.setdefault(subject, deque(maxlen=REMEMBERED))
@@ -63,7 +63,8 @@ def thread_ids(mails: Sequence[Mail], owner: Identity = Identity()) -> list[str]
             threads.append(thread)
             name = thread.name
         name = name or _root(message)
-        by_id.setdefault(message.message_id, name)
+        for own in mail.ids:
+            by_id.setdefault(own, name)
         for other in referred:
             if other not in by_id:
                 by_id[other] = announced[other] = name

@@ -39,6 +39,10 @@ def workers(count: int) -> Generator[Run]:
     pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         yield lambda function, tasks: _ordered(pool, count + 1, function, tasks)
+    except BaseException:
+        for worker in multiprocessing.active_children():  # what they do can be done again
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

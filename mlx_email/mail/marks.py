@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from mlx_email.mail.headers import decode_header
 from mlx_email.mail.message import Mark, NotMail
-from mlx_email.mail.sources.names import DRAFTS, folder_key
+from mlx_email.mail.names import DRAFTS, folder_key
 
 MAX_LABELS = 1000  # of one message; Gmail allows 10,000 of a whole mailbox
 

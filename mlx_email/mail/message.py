@@ -15,6 +15,8 @@ Era = Literal["notes", "outlook", "other"]
 # "unseen" only where the source tells read from unread at all.
 Mark = Literal["answered", "forwarded", "flagged", "trashed", "draft", "unseen"]
 
+MAX_BYTES = 64 * 1024 * 1024  # of one message; larger ones are attachments with a letter around them
+
 
 class NotMail(DataError):
     """These bytes cannot be read as one e-mail; the caller counts them as rejected, with this reason (no mail text)."""
@@ -29,7 +31,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     message_id: str
     date: datetime | None = None  # UTC, when it was sent; None where the header is missing or cannot be true
     sender: str = ""  # address, lower case; "" where there is none
-    sender_names: tuple[str, ...] = ()  # as written in From and X-From, directory names (CN=) included
+    sender_names: tuple[str, ...] = ()  # as written in From, X-From and Reply-To, directory names (CN=) included
     to: tuple[str, ...] = ()  # addresses, lower case
     cc: tuple[str, ...] = ()
     recipient_names: tuple[str, ...] = ()  # of To, Cc, X-To and X-cc

@@ -10,14 +10,34 @@ import re
 from typing import NamedTuple
 
 # A Notes forward breaks its line anywhere: "------ Forwarded by Ann B Low/HOU/ECT on 11/16/2000 \n02:50 PM -----".
-_FORWARDED = re.compile(r"-{3,}[ \t]*Forwarded (?:by|message)\b|Begin forwarded message:", re.IGNORECASE)
-_ORIGINAL = re.compile(r"-{2,}[ \t]*(?:Original Message|Original Appointment|Reply Message)\b", re.IGNORECASE)
-_WROTE = re.compile(r"On .{5,300}? wrote:[ \t]*(?:$|>)")
+# English, German, French, Spanish, Italian, Portuguese and Dutch, as Outlook, Gmail and Apple Mail write them.
+_FORWARDED = re.compile(
+    r"-{3,}[ \t]*(?:Forwarded (?:by|message)|Weitergeleitete Nachricht|Message transféré|Mensaje reenviado"
+    r"|Messaggio inoltrato|Mensagem encaminhada|Doorgestuurd bericht)\b"
+    r"|Begin forwarded message:|Anfang der weitergeleiteten Nachricht:|Début du message (?:réexpédié|transféré)\b",
+    re.IGNORECASE,
+)
+_ORIGINAL = re.compile(
+    r"-{2,}[ \t]*(?:Original Message|Original Appointment|Reply Message|Ursprüngliche Nachricht|Originalnachricht"
+    r"|Message d.origine|Mensaje original|Messaggio originale|Mensagem original|Oorspronkelijk bericht)\b",
+    re.IGNORECASE,
+)
+_WROTE = re.compile(
+    r"(?:On .{5,300}? wrote|Am .{5,300}? schrieb(?: .{1,100})?|Le .{5,300}? a écrit|El .{5,300}? escribió"
+    r"|Il (?:giorno )?.{5,300}? ha scritto|Em .{5,300}? escreveu|Op .{5,300}? schreef(?: .{1,100})?)"
+    r"[ \xa0]?:[ \t]*(?:$|>)"
+)
+_WROTE_STARTS = ("On ", "Am ", "Le ", "El ", "Il ", "Em ", "Op ")
+_FROM = ("from:", "von:", "de :", "de:", "da:", "van:")
 _NOTES_DATE = re.compile(
     r"(.*?)(?:\bon[ \t]+)?\d{1,2}/\d{1,2}/\d{2,4}[ \t]+\d{1,2}:\d{2}(?::\d{2})?[ \t]*(?:[AP]M)?(?:[ \t]+\w{3})?$"
 )
-_SENT_OR_DATE = re.compile(r"(?:Sent|Date)[ \t]*:", re.IGNORECASE)
-_TO_OR_SUBJECT = re.compile(r"(?:To|Subject)[ \t]*:", re.IGNORECASE)
+_SENT_OR_DATE = re.compile(
+    r"(?:Sent|Date|Gesendet|Datum|Envoyé|Enviado(?: el| em)?|Fecha|Inviato|Data|Verzonden)[ \t\xa0]*:", re.IGNORECASE
+)
+_TO_OR_SUBJECT = re.compile(
+    r"(?:To|Subject|An|Betreff|À|Objet|Para|Asunto|A|Oggetto|Assunto|Aan|Onderwerp)[ \t\xa0]*:", re.IGNORECASE
+)
 
 LOOK = 6  # lines around a candidate border in which the rest of its block must stand
 
@@ -67,7 +87,7 @@ def _trim(lines: list[str]) -> str:
 
 def _attribution(lines: list[str], index: int, text: str) -> int:
     """How many lines `On ... wrote:` takes here, 0 where there is none."""
-    if not text.startswith("On "):
+    if not text.startswith(_WROTE_STARTS):
         return 0
     for count in (1, 2, 3):
         if _WROTE.match(" ".join(line.strip() for line in lines[index : index + count])[:400]):
@@ -78,9 +98,9 @@ def _attribution(lines: list[str], index: int, text: str) -> int:
 def _border(lines: list[str], index: int, text: str) -> int | None:
     """The first line of the quoted block that `lines[index]` shows to be there, or None."""
     start = text[:8].lower()
-    if start.startswith(("--", "begin")):
+    if start.startswith(("--", "begin", "anfang", "début")):
         return index if _FORWARDED.match(text) or _ORIGINAL.match(text) else None
-    if start.startswith("from:"):
+    if start.replace("\xa0", " ").startswith(_FROM):
         block = [line.strip() for line in lines[index + 1 : index + LOOK]]
         if any(map(_SENT_OR_DATE.match, block)) and any(map(_TO_OR_SUBJECT.match, block)):
             return index

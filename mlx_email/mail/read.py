@@ -9,9 +9,7 @@ from mlx_email.mail.dates import houston_to_utc, parse_date
 from mlx_email.mail.headers import decode_header, decode_text, message_ids, parse_addresses
 from mlx_email.mail.html import html_to_text
 from mlx_email.mail.marks import all_marks, gmail_labels
-from mlx_email.mail.message import Era, Mark, Message, NotMail
-
-MAX_BYTES = 64 * 1024 * 1024  # of one message; larger ones are attachments with a letter around them
+from mlx_email.mail.message import MAX_BYTES, Era, Mark, Message, NotMail
 
 _TELLING = frozenset({"from", "to", "cc", "date", "subject", "message-id", "received", "x-from"})
 
@@ -55,6 +53,7 @@ def read_message(
     x_sender = parse_addresses(headers.get("x-from", ""))[:1]
     to, cc = parse_addresses(headers.get("to", "")), parse_addresses(headers.get("cc", ""))
     x_recipients = parse_addresses(headers.get("x-to", "")) + parse_addresses(headers.get("x-cc", ""))
+    reply_to = parse_addresses(headers.get("reply-to", ""))
     era = _era(headers.get("x-filename", ""))
     date = parse_date(headers.get("date", ""))
     labels = gmail_labels(headers.get("x-gmail-labels", ""))
@@ -65,7 +64,7 @@ def read_message(
         message_id=next(iter(message_ids(headers.get("message-id", ""))), "") or _content_id(data),
         date=houston_to_utc(date) if date is not None and era == "notes" else date,
         sender=next((address for _, address in sender_pairs + x_sender if "@" in address), ""),
-        sender_names=_names(sender_pairs + x_sender),
+        sender_names=_names(sender_pairs + x_sender + reply_to),
         to=_addresses(to),
         cc=_addresses(cc),
         recipient_names=_names(to + cc + x_recipients),
@@ -73,7 +72,7 @@ def read_message(
         body=body,
         in_reply_to=next(reversed(message_ids(headers.get("in-reply-to", ""))), None),  # before it: an address
         references=message_ids(headers.get("references", "")),
-        reply_to=_addresses(parse_addresses(headers.get("reply-to", ""))),
+        reply_to=_addresses(reply_to),
         labels=labels,
         marks=all_marks(headers, labels, marks),
         era=era,

@@ -263,6 +263,24 @@ def test_stray_dates_are_dropped(letter):
     assert dates[200] - dates[1] == timedelta(hours=199)
 
 
+def test_who_writes_again_after_years_keeps_their_dates(letter):
+    mails = mails_of([letter(hours) for hours in (*range(5000), *range(24 * 1000, 24 * 1000 + 90, 2))])
+    assert drop_stray_dates(mails) == mails
+
+
+def test_a_chat_is_no_mail(letter):
+    assert not is_mail(mails_of([letter(0, labels=("Chat", "Opened"))])[0])
+
+
+def test_the_owner_is_found_among_mail_of_many_lists(letter):
+    """Without sent folders: 30 letters are for Ann, who writes too; the list's address, to which 40 go, does not."""
+    lists = [letter(n, "all", f"l{n}", to=("trees@list.org",), sender=f"p{n}@z.org") for n in range(40)]
+    own = [letter(n + 0.5, "all", f"o{n}", sender="ann@x.org", to=(f"p{n}@z.org",)) for n in range(40)]
+    received = [letter(n + 0.7, "all", f"r{n}", to=("ann@x.org",), sender=f"q{n}@z.org") for n in range(30)]
+    found = find_owner(mails_of([*lists, *own, *received]))
+    assert found.addresses == {"ann@x.org"}
+
+
 def test_a_small_mailbox_with_a_long_rest_keeps_its_dates(letter):
     mails = mails_of([letter(0), letter(24 * 800)])
     assert drop_stray_dates(mails) == mails

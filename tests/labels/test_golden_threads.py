@@ -353,10 +353,15 @@ def test_a_planted_fault_is_seen(place, wrong_anyway, monkeypatch):
 
 def test_labels_in_the_order_of_the_files_would_be_seen(monkeypatch):
     """Mail of one second, and undated mail, left in the order in which it came."""
-    for module in ("duplicates", "quality"):
-        monkeypatch.setattr(
-            f"mlx_email.labels.{module}.time_order", lambda mail: mail.date.timestamp() if mail.date else 1e12
+
+    def by_time(items, key=None):
+        times = (
+            {} if key is None else {"key": lambda mail: mail.message.date.timestamp() if mail.message.date else 1e12}
         )
+        return sorted(items, **times)
+
+    monkeypatch.setattr("mlx_email.labels.duplicates.sorted", by_time, raising=False)
+    monkeypatch.setattr("mlx_email.labels.quality.sorted", by_time, raising=False)
     names = {thread.name for thread in THREADS if depends_on_order(thread, FEW)}
     assert names == {
         "of two with one subject and one second the quoted one",

@@ -220,14 +220,92 @@ def test_another_job_does_not_go_on_from_what_is_left(mailbox, tmp_path, monkeyp
     assert len(again) == 12
 
 
-def test_a_damaged_chunk_is_made_again(mailbox, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["done", "letters", "bodies", "shard", "rows"])
+def test_what_lost_its_end_is_made_again(mailbox, tmp_path, monkeypatch, kind):
+    """A computer that loses its power leaves files shorter than they were written."""
     with monkeypatch.context() as broken:
-        broken.setattr(module, "label_shard", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        broken.setattr(module, "_write_tables", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             prepare([mailbox], tmp_path / "out")
-    (chunk,) = (tmp_path / ".prepare-out").glob("*.done")
-    chunk.write_bytes(chunk.read_bytes()[:10])
+    damaged = sorted((tmp_path / ".prepare-out").glob(f"*.{kind}"))
+    assert damaged
+    for path in damaged:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    prepare([mailbox], tmp_path / "out")
+    prepare([mailbox], tmp_path / "whole")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_sources_in_another_order_give_the_same_tables(tmp_path):
+    """Two exports of one mailbox with files of the same names: copies with other headers, and other mail of one id."""
+    for number, name in enumerate(("one", "two")):
+        box = tmp_path / name / "Inbox"
+        box.mkdir(parents=True)
+        copy = mail(1, 9, "bob@y.org", "ann@x.org", "Oak", "Can we buy the oak?")
+        (box / "1.eml").write_bytes(copy.replace(b"<1.9", f"<{number}.copy".encode()))
+        (box / "2.eml").write_bytes(mail(2, 9, "bob@y.org", "ann@x.org", "Elm", f"The body number {number}."))
+    prepare([tmp_path / "one", tmp_path / "two"], tmp_path / "out")
+    prepare([tmp_path / "two", tmp_path / "one"], tmp_path / "turned")
+    assert digests(tmp_path / "out") == digests(tmp_path / "turned")
+
+
+def test_an_answer_may_name_any_copy_by_its_id(tmp_path):
+    box = tmp_path / "mail"
+    for folder in ("Inbox", "Archive", "Sent"):
+        (box / folder).mkdir(parents=True)
+    asked = mail(1, 9, "bob@y.org", "ann@x.org", "Oak", "Can we buy the oak?")
+    (box / "Inbox/1.eml").write_bytes(asked)
+    (box / "Archive/1.eml").write_bytes(asked.replace(b"<1.9", b"<gateway"))
+    answer = mail(1, 11, "ann@x.org", "bob@y.org", "About trees", "Yes.")
+    (box / "Sent/1.eml").write_bytes(answer.replace(b"\r\n\r\n", b"\r\nIn-Reply-To: <1.9.bob@y.org>\r\n\r\n"))
+    assert prepare([box], tmp_path / "out").actions == {"replied": 1}
+
+
+def test_an_owner_who_wrote_nothing_is_pointed_out(mailbox, tmp_path, capsys):
+    prepared = prepare([mailbox / "low-a"], tmp_path / "mine")
+    assert (prepared.addresses, module.advice(prepared)) == (["ann@x.org"], "")
+    shutil.rmtree(mailbox / "low-a/sent_items")
+    received = prepare([mailbox / "low-a"], tmp_path / "received")
+    assert module.advice(received).startswith("no mail of the owner's in 5 messages (ann@x.org wrote nothing of it)")
+    typo = prepare([mailbox / "low-a"], tmp_path / "typo", Options(owner=("ann@x.orgg",)))
+    assert "(ann@x.orgg wrote nothing of it), so no reply is seen: give --owner" in module.advice(typo)
+    with pytest.raises(UserError, match="'Ann Low' is not an address"):
+        prepare([mailbox / "low-a"], tmp_path / "name", Options(owner=("Ann Low",)))
+
+
+def test_a_disk_that_is_full_when_the_tables_come_keeps_the_work(mailbox, tmp_path, monkeypatch):
+    honest = Path.mkdir
+
+    def full(path, *a, **k):
+        if path.name.startswith(files.TEMPORARY):
+            raise OSError(28, "No space left on device")
+        honest(path, *a, **k)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "mkdir", full)
+        with pytest.raises(MlxEmailError) as caught:
+            prepare([mailbox], tmp_path / "out")
+    assert caught.value.exit_code == 1
+    assert list((tmp_path / ".prepare-out").glob("*.shard"))
     assert prepare([mailbox], tmp_path / "out").labelled == 5
+
+
+def test_a_subject_that_everybody_answers_is_compared_with_few(letter, monkeypatch):
+    """Linear: of 3,000 letters of one subject, each answered, an answer looks at no more than the latest 50."""
+    from mlx_email.labels import answers
+    from mlx_email.labels.duplicates import mails_of
+
+    looked, honest = [], answers._first_quoted
+    monkeypatch.setattr(
+        answers,
+        "_first_quoted",
+        lambda mail, found, own, index: looked.append(len(found)) or honest(mail, found, own, index),
+    )
+    received = [letter(0.01 * n) for n in range(3000)]
+    replies = [letter(0.01 * n + 0.005, "sent", "RE: Budget") for n in range(3000)]
+    labelled = label_owner(mails_of([*received, *replies]))
+    assert sum(label.outcome.action == "replied" for label in labelled.labels.values()) == 3000
+    assert max(looked) <= 50
 
 
 def test_two_at_once_are_told_apart(mailbox, tmp_path):
@@ -273,7 +351,7 @@ def test_mail_without_a_label_is_said_in_one_line(mailbox, tmp_path):
     shutil.rmtree(mailbox / "day-c")
     for folder in ("inbox", "deleted_items", "trees", "calendar"):
         shutil.rmtree(mailbox / "low-a" / folder)
-    assert "none of them received" in refused([mailbox], tmp_path / "out")
+    assert "are the owner's own" in refused([mailbox], tmp_path / "out")
     shutil.rmtree(mailbox / "low-a")
     (mailbox / "low-a" / "inbox").mkdir(parents=True)
     assert "holds no files" in refused([mailbox], tmp_path / "out")

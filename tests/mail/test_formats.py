@@ -372,3 +372,22 @@ def test_a_folder_whose_name_is_a_link(pack, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(source)
     assert [Path(item.path).name for item in read_source(link)] == ["a.eml"]
+
+
+@pytest.mark.parametrize(
+    ("folder", "name", "expected"),
+    [
+        ("Inbox.mbox", "mbox", "Inbox"),
+        ("Gelöschte Elemente", "1.eml", "Gelöschte Elemente"),
+        ("Deleted Messages.mbox", "1.emlx", "Deleted Messages"),
+        (".Trash", "cur/1:2,S", "Trash"),
+    ],
+)
+def test_a_mail_folder_given_by_itself_keeps_its_name(tmp_path, folder, name, expected):
+    data = b"From: a@x.org\nSubject: s\n\nhi\n"
+    contents = {"mbox": b"From a Mon Jan  5 09:00:00 2026\n" + data, "1.emlx": b"%d\n%s" % (len(data), data)}
+    path = tmp_path / folder / name
+    path.parent.mkdir(parents=True)
+    path.write_bytes(contents.get(name, data))
+    (found,) = read_source(tmp_path / folder)
+    assert (found.owner, found.folder) == ("", expected)

@@ -3,8 +3,8 @@
 import pytest
 
 from mlx_email.mail.message import Message, NotMail
+from mlx_email.mail.names import folder_key
 from mlx_email.mail.read import read_message
-from mlx_email.mail.sources.names import folder_key
 
 
 def read(headers: str, marks=()) -> Message:

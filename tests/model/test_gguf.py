@@ -27,6 +27,7 @@ from mlx_lm.tokenizer_utils import TokenizerWrapper
 from mlx_lm.utils import dequantize_model, load_model, load_tokenizer
 from tokenizers import pre_tokenizers
 
+from mlx_email import files
 from mlx_email.errors import MlxEmailError, ModelError
 from mlx_email.model import gguf, source
 
@@ -210,7 +211,7 @@ def test_an_interrupted_conversion_leaves_nothing(
 
 def test_what_a_killed_conversion_left_is_not_used_and_removed(cache: Path, monkeypatch: pytest.MonkeyPatch):
     folder = gguf.smollm2()
-    left = cache / f".tmp-{folder.name}-1"
+    left = cache / f"{files.TEMPORARY}{folder.name}-1"
     left.mkdir()
     (left / "config.json").write_bytes(b"half")
     assert gguf.smollm2() == folder and left.exists()  # it may belong to a process that is still writing
@@ -241,7 +242,7 @@ def test_another_process_may_be_first(cache: Path, monkeypatch: pytest.MonkeyPat
 
     def overtaken(path: Path, folder: Path) -> None:
         whole(path, folder)
-        other = folder.with_name(folder.name.removeprefix(".tmp-").rpartition("-")[0])
+        other = folder.with_name(folder.name.removeprefix(files.TEMPORARY).rpartition("-")[0])
         other.mkdir()
         (other / "config.json").write_bytes(b"weights")
         hashes = {"config.json": gguf.files.sha256(other / "config.json")}

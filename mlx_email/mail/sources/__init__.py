@@ -17,7 +17,7 @@ import zlib
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from io import BufferedReader, RawIOBase
 from itertools import takewhile
@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import IO, Literal, cast
 
 from mlx_email.errors import DataError
-from mlx_email.mail.message import NotMail
-from mlx_email.mail.read import MAX_BYTES
+from mlx_email.mail.message import MAX_BYTES, NotMail
+from mlx_email.mail.names import KNOWN_FOLDERS, folder_key, printable
 from mlx_email.mail.sources import formats
 from mlx_email.mail.sources.archives import damaged, tar_members, zip_members
 from mlx_email.mail.sources.emlx import read_emlx
 from mlx_email.mail.sources.layout import Layout, Votes, find_layout, place
 from mlx_email.mail.sources.mbox import Lines, is_mbox, read_mbox
-from mlx_email.mail.sources.names import KNOWN_FOLDERS, folder_key, printable
 from mlx_email.mail.sources.raw import FORMATS, HINT, Format, RawMail, Refused
 from mlx_email.mail.sources.trees import Member, folder_members, natural_key
 
@@ -154,8 +153,22 @@ def _stamp(source: Path) -> bytes:
 
 def _members(source: Path, container: Container) -> Iterator[Member]:
     if container == "folder":
-        return folder_members(str(source))
+        return _below(_telling_name(source), folder_members(str(source)))
     return tar_members(source) if container == "tar" else zip_members(source)
+
+
+def _telling_name(source: Path) -> str:
+    """The name of a folder that is itself a mail folder ("Sent", ".Trash", "Inbox.mbox"): part of the paths in it; ""
+    for one that only holds some."""
+    name = source.resolve().name
+    return name if name.lower().endswith(".mbox") or folder_key(name) in KNOWN_FOLDERS else ""
+
+
+def _below(name: str, members: Iterator[Member]) -> Iterator[Member]:
+    if not name:
+        return members
+    shown = printable(name)
+    return (replace(each, name=f"{shown}/{each.name}", parts=(name, *each.parts)) for each in members)
 
 
 def _survey_tree(source: Path, container: Container, wanted: Format | None) -> Survey:
@@ -188,7 +201,9 @@ def _survey_tree(source: Path, container: Container, wanted: Format | None) -> S
     if found in ("maildir", "eml", "emlx") and not claims[found]:
         raise DataError(f"{source} holds no mail of the format {found}: {HINT}")
     digest.update(found.encode())
-    owner = source.resolve().name if container == "folder" else source.name.partition(".")[0]
+    owner = source.name.partition(".")[0]
+    if container == "folder":
+        owner = source.resolve().parent.name if _telling_name(source) else source.resolve().name
     return Survey(
         source=source,
         format=found,

@@ -18,7 +18,7 @@ from typing import IO, Self
 
 from mlx_email.errors import DataError, MlxEmailError
 from mlx_email.mail.message import NotMail
-from mlx_email.mail.sources.names import printable
+from mlx_email.mail.names import printable
 from mlx_email.mail.sources.raw import HINT
 from mlx_email.mail.sources.trees import Member
 

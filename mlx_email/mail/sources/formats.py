@@ -2,9 +2,8 @@
 
 import re
 
-from mlx_email.mail.message import Mark
-from mlx_email.mail.read import MAX_BYTES
-from mlx_email.mail.sources.names import KNOWN_FOLDERS, decode_utf7, folder_key, printable
+from mlx_email.mail.message import MAX_BYTES, Mark
+from mlx_email.mail.names import KNOWN_FOLDERS, decode_utf7, folder_key, printable
 from mlx_email.mail.sources.raw import Format
 
 TOO_LARGE = f"larger than {MAX_BYTES // 2**20} MiB"

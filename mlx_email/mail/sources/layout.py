@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from mlx_email.mail.sources.names import KNOWN_FOLDERS, folder_key, printable
+from mlx_email.mail.names import KNOWN_FOLDERS, folder_key, printable
 
 
 @dataclass(frozen=True)

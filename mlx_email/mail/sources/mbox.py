@@ -12,7 +12,7 @@ from functools import partial
 from itertools import chain
 from typing import Protocol
 
-from mlx_email.mail.read import MAX_BYTES
+from mlx_email.mail.message import MAX_BYTES
 from mlx_email.mail.sources.formats import TOO_LARGE
 from mlx_email.mail.sources.raw import RawMail, Refused
 

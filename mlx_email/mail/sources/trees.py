@@ -12,7 +12,7 @@ from typing import IO
 
 from mlx_email.errors import DataError
 from mlx_email.mail.message import NotMail
-from mlx_email.mail.sources.names import printable
+from mlx_email.mail.names import printable
 
 
 @dataclass(frozen=True, slots=True)
