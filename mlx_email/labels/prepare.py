@@ -131,7 +131,7 @@ def _read_and_label(
     chunks = _read_all(surveys, work, run, advance)
     owners = _by_owner(chunks)
     if options.owner and len(owners) > 1:
-        raise UserError(f"--owner names one person, but the sources hold the mailboxes of {len(owners)}")
+        raise UserError(f"--owner names one person, but the sources hold the mailboxes of {len(owners)}: leave it out")
     return chunks, _label_all(owners, work, options, run, advance)
 
 
@@ -194,20 +194,23 @@ def _code() -> str:
 def _read_all(surveys: Sequence[Survey], work: Path, run: Run, advance: Advance) -> list[Done]:
     """Every file of the sources into the spool, or into a chunk's list of the rejected."""
     spool, total = Spool(work), sum(survey.size for survey in surveys)
-    chunks: list[Done] = []
+    known: dict[int, Done] = {}  # chunks of an earlier try
 
     def missing() -> Iterator[tuple[Path, int, list[RawMail | Refused]]]:
         for number, items in enumerate(_chunks(item for each in surveys for item in read_source(each.source, each))):
-            if spool.done(number) is None:
+            done = spool.done(number)
+            if done is None:
                 yield work, number, items
             else:
-                advance("read", sum(map(_size, items)), total)
+                known[number] = done
+                advance("read", done.size, total)
 
+    made: list[Done] = []
     for done in run(read_chunk, missing()):
+        made.append(done)
         advance("read", done.size, total)
-    while (done := spool.done(len(chunks))) is not None:
-        chunks.append(done)
-    return chunks
+    fresh = iter(made)  # in order, as the others were left out
+    return [known.get(number) or next(fresh) for number in range(len(known) + len(made))]
 
 
 def _chunks(items: Iterable[RawMail | Refused]) -> Iterator[list[RawMail | Refused]]:
