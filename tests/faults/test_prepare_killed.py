@@ -17,7 +17,7 @@ COMMAND = """
 import sys
 from pathlib import Path
 from mlx_email.labels import prepare
-prepare.CHUNK_FILES, prepare.SMALL = 40, 0
+prepare.CHUNK_FILES, prepare.SMALL = 20, 0
 if __name__ == "__main__":
     prepare.prepare([Path(sys.argv[1])], Path(sys.argv[2]), count=2)
 """
@@ -60,21 +60,23 @@ def ended(process: int) -> bool:
         return True
 
 
+def done(work: Path) -> int:
+    return len([*work.glob("*.done"), *work.glob("*.shard")])
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds the workers by /proc")
 def test_killed_at_any_moment_it_goes_on(mailbox, tmp_path):
     script = tmp_path / "prepare_with_two_workers.py"
     script.write_text(COMMAND)
     out, work = tmp_path / "out", tmp_path / ".prepare-out"
-    rng, killed, workers = random.Random(1), 0, set()
+    killed, workers = 0, set()
     while not out.exists():
         process = subprocess.Popen([sys.executable, script, mailbox, out])
-        deadline = (
-            time.monotonic() + rng.uniform(0.5, 1.5) + 0.5 * killed
-        )  # later each time, so that it comes to an end
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
+        enough = done(work) + 5  # chunks and shards: killed further on each time, whatever the machine's speed
+        while process.poll() is None and done(work) < enough:
             workers.update(children(process.pid))
+            time.sleep(0.002)
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             killed += 1

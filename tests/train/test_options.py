@@ -14,7 +14,7 @@ from mlx_email.train import run as runs
 BASE = ["stages.sft.max_steps=3", "stages.sft.batch_size=4", "stages.sft.accumulation=2", "lora.dropout=0.1"]
 CHANGES = [
     "seed=1",
-    "max_prompt_tokens=160",
+    "max_prompt_tokens=140",
     "gradient_clip=0.001",
     "weight_decay=0.5",
     "lora.rank=8",
@@ -27,7 +27,7 @@ CHANGES = [
     "stages.sft.warmup=1.0",
     "stages.sft.max_steps=2",
     "stages.sft.augment=true",
-    "sender_history=false",
+    "sender_history=true",
 ]
 
 
