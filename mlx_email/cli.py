@@ -254,7 +254,8 @@ def _evaluation_table(record: dict[str, Any]) -> str:
 
 
 def _counts_table(counts: dict[str, Any], out: Path) -> str:
-    lines = [f"{out}: {counts['labelled']} labelled messages of {counts['owners']} owners"]
+    owners = f"{counts['owners']} owner{'' if counts['owners'] == 1 else 's'}"
+    lines = [f"{out}: {counts['labelled']} labelled messages of {owners}"]
     for name, value in counts.items():
         shown = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else value
         shown = ", ".join(shown) if isinstance(shown, list) else shown
