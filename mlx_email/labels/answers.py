@@ -82,7 +82,7 @@ def find_answers(mails: Sequence[Mail], received: Sequence[int], owner: Identity
         if not is_sent(mail, owner):
             continue
         others = recipient_keys(mail.message) - index.own_keys
-        if others:  # a reminder to oneself is no answer
+        if others and "automatic" not in mail.marks:  # neither a reminder to oneself nor "I am away" is an answer
             found = _by_id(mail, index)
             if found is None and mail.message.date is not None:
                 found = _by_subject(mail, others, index)

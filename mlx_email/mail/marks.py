@@ -55,9 +55,21 @@ def all_marks(headers: Mapping[str, str], labels: Iterable[str], given: Iterable
             raise NotMail("deleted from its folder, not yet compacted")
         marks |= {mark for bit, mark in _MOZILLA if mozilla & bit}
         seen.append(bool(mozilla & _MOZILLA_READ))
+    if _is_automatic(headers):
+        marks.add("automatic")
     if seen and not any(seen):
         marks.add("unseen")
     return tuple(sorted(marks))
+
+
+def _is_automatic(headers: Mapping[str, str]) -> bool:
+    """Whether a program sent the message as an answer: RFC 3834, and what stood for it before.
+
+    >>> _is_automatic({"auto-submitted": "auto-replied"}), _is_automatic({"auto-submitted": "no"})
+    (True, False)
+    """
+    said = headers.get("auto-submitted", "")[:100].strip().lower()
+    return said.startswith("auto-replied") or bool({"x-autoreply", "x-autorespond"} & headers.keys())
 
 
 def _label_marks() -> tuple[tuple[Mark, frozenset[str]], ...]:

@@ -12,8 +12,8 @@ from mlx_email.errors import DataError
 Era = Literal["notes", "outlook", "other"]
 
 # What a mail program noted on a message, beside its text: Maildir's flags, Status headers, Gmail's labels, emlx's bits.
-# "unseen" only where the source tells read from unread at all.
-Mark = Literal["answered", "forwarded", "flagged", "trashed", "draft", "unseen"]
+# "unseen" only where the source tells read from unread at all; "automatic" is what a program answered on its own.
+Mark = Literal["answered", "forwarded", "flagged", "trashed", "draft", "unseen", "automatic"]
 
 MAX_BYTES = 64 * 1024 * 1024  # of one message; larger ones are attachments with a letter around them
 

@@ -268,6 +268,13 @@ def test_who_writes_again_after_years_keeps_their_dates(letter):
     assert drop_stray_dates(mails) == mails
 
 
+def test_a_notice_of_absence_is_no_answer(letter):
+    asked = letter(0)
+    away = letter(0.01, "sent", "RE: Budget", in_reply_to=asked.message_id, marks=("automatic",))
+    assert one(asked, away).action == "archived"
+    assert one(asked, away, letter(5, "sent", "RE: Budget")).response_hours == 5
+
+
 def test_a_chat_is_no_mail(letter):
     assert not is_mail(mails_of([letter(0, labels=("Chat", "Opened"))])[0])
 
