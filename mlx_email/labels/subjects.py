@@ -19,8 +19,18 @@ def normal_subject(subject: str) -> str:
     >>> normal_subject("RE: FW: Re[2]: Budget  2001"), normal_subject("Re:"), normal_subject("Tree: oak")
     ('budget 2001', '', 'tree: oak')
     """
+    return " ".join(split_marks(subject)[1].lower().split())
+
+
+def split_marks(subject: str) -> tuple[str, str]:
+    """The marks of answers and forwards at a subject's beginning, white space included, and the rest.
+
+    >>> split_marks("RE: Fw:  Budget: 2001"), split_marks("Budget")
+    (('RE: Fw:  ', 'Budget: 2001'), ('', 'Budget'))
+    """
     marks = _PREFIXES.match(subject)
-    return " ".join(subject[marks.end() if marks else 0 :].lower().split())
+    end = marks.end() if marks else 0
+    return subject[:end], subject[end:]
 
 
 def marked_reply(subject: str) -> bool:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 
-from mlx_email.labels.subjects import marked_forward, marked_reply
+from mlx_email.labels.subjects import marked_forward, marked_reply, split_marks
 
 # Everyday office words that mean the same before any noun; no word of urgency (features.py reads those in subjects).
 SYNONYMS: Mapping[str, str] = {
@@ -58,17 +58,9 @@ def paraphrases(subject: str) -> list[str]:
     >>> paraphrases("Lunch")
     []
     """
-    marks, rest = _without_marks(subject)
+    marks, rest = split_marks(subject)
     made = {text for rule in (_turned, _reworded, _asked) for text in rule(rest)} - {rest}
     return sorted(marks + text for text in made if not marked_reply(text) and not marked_forward(text))
-
-
-def _without_marks(subject: str) -> tuple[str, str]:
-    """The answer and forward marks, with the white space after them, and the rest."""
-    rest = subject
-    while marked_reply(rest) or marked_forward(rest):
-        rest = rest.partition(":")[2].lstrip()
-    return subject[: len(subject) - len(rest)], rest
 
 
 def _turned(rest: str) -> Iterator[str]:

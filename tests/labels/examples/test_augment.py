@@ -226,3 +226,12 @@ def test_senders_by_hand():
 def test_only_training_rows(transform, split):
     with pytest.raises(DataError, match=f"'<1>' is of the {split} split"):
         transform(letter(1, split=split))
+
+
+def test_the_marks_of_all_languages_stay_in_front():
+    """Chinese and QQ's programs write a full-width colon; a second colon belongs to the subject."""
+    for mark in ("Re\uff1a", "AW: Fwd: ", "\u56de\u590d\uff1a"):
+        made = paraphrases(f"{mark}Budget: revised forecast")
+        assert made
+        assert {text.startswith(mark) for text in made} == {True}
+        assert f"{mark}revised forecast - Budget" in made
