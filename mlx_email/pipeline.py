@@ -65,8 +65,9 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
         raise DataError(f"{mail} does not exist: name a folder that prepare wrote, or a mail source")
     if mail is not None and mail.is_dir() and run.resolve().is_relative_to(mail.resolve()):
         raise UserError(f"the run {run} would lie in the mail {mail}: name a folder outside it with --out")
-    if config.model not in source.NAMED and Path(config.model).expanduser().is_dir():
-        config = msgspec.structs.replace(config, model=str(Path(config.model).expanduser().resolve()))
+    local = source.local_path(config.model)
+    if config.model not in source.NAMED and local and Path(local).is_dir():
+        config = msgspec.structs.replace(config, model=str(Path(local).resolve()))
     base = loading.load(config.model)
     words = renderer(base.tokenizer, history=config.sender_history)
     prompt_ids(words, EMPTY, config.max_prompt_tokens)  # do the headers and the question fit at all?

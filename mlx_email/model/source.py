@@ -49,14 +49,14 @@ def resolve(model: str, *, offline: bool = False) -> Path:
     """
     if os.environ.get(CODE_VARIABLE, "").lower() not in ("", "0", "false", "no"):
         raise ModelError(f"{CODE_VARIABLE} is set, which would run code from model folders: unset it")
-    local = os.path.expanduser(model)
+    local = local_path(model)
     if model == "tiny":
         folder = Path(__file__).parent / "tiny"
     elif model == "smollm2":
         folder = gguf.smollm2()
-    elif model and os.path.isdir(local):
+    elif local and os.path.isdir(local):
         folder = Path(local)
-    elif os.path.exists(local):
+    elif local and os.path.exists(local):
         raise ModelError(f"{model} is a file: a model is a folder in mlx-lm's format")
     elif HUB_NAME.fullmatch(model):
         folder = hub_folder(model, offline=offline)
@@ -64,6 +64,15 @@ def resolve(model: str, *, offline: bool = False) -> Path:
         raise ModelError(f"no model {model!r}: give tiny, smollm2, a folder that exists, or org/name of the hub")
     vet(folder)
     return folder
+
+
+def local_path(model: str) -> str:
+    """Where a model's name would lie on this machine, `~` resolved; "" for what no path can be.
+
+    >>> local_path("models/mine"), local_path("~\\0")
+    ('models/mine', '')
+    """
+    return "" if "\0" in model else os.path.expanduser(model)  # the system refuses a NUL by an error
 
 
 # Vetting

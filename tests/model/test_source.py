@@ -123,7 +123,23 @@ def test_the_embedded_model_resolves(no_network: list[str]):
     assert no_network == []
 
 
-@pytest.mark.parametrize("model", ["", " ", "nothing", "a/b/c", "/no/such/folder", "../x", "a b/c", "x\0y", "n" * 5000])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "",
+        " ",
+        "nothing",
+        "a/b/c",
+        "/no/such/folder",
+        "../x",
+        "a b/c",
+        "x\0y",
+        "~\0",
+        "~nobody\0",
+        "~no-such-user",
+        "n" * 5000,
+    ],
+)
 def test_what_is_no_model_is_refused(model: str, no_network: list[str]):
     assert "no model" in refusal(model)
     assert no_network == []
@@ -131,7 +147,7 @@ def test_what_is_no_model_is_refused(model: str, no_network: list[str]):
 
 @given(st.text(max_size=30).filter(lambda text: not source.HUB_NAME.fullmatch(text)))
 def test_any_other_text_is_refused_in_one_line(model: str):
-    if not os.path.exists(os.path.expanduser(model)) and model not in ("tiny", "smollm2"):
+    if not os.path.exists(source.local_path(model)) and model not in ("tiny", "smollm2"):
         refusal(model)
 
 
