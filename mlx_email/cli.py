@@ -36,6 +36,7 @@ def cli(debug: bool) -> None:
 @click.option("--model", help="tiny, smollm2, a folder of an mlx-lm model, or a Hugging Face id.")
 @click.option("--out", type=PATH, metavar="RUN", help="The run folder to make.  [default: runs/<date>-<time>]")
 @click.option("--stage", "stages", multiple=True, metavar="NAME", help="Train only this stage (repeatable).")
+@click.option("--resume", type=PATH, metavar="RUN", help="Go on with a run that was interrupted or killed.")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change one setting (repeatable).")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json instead of the table.")
 def train(
@@ -44,6 +45,7 @@ def train(
     model: str | None,
     out: Path | None,
     stages: tuple[str, ...],
+    resume: Path | None,
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -53,11 +55,19 @@ def train(
 
     \b
     Example: mlx-email train prepared --model smollm2 --stage sft
+    Example: mlx-email train --resume runs/20260102-101500
     """
     import msgspec
 
     from mlx_email import config, pipeline
 
+    if resume is not None:
+        given = {"SOURCE": source, "--config": config_name, "--model": model, "--out": out, "--stage": stages}
+        if extra := [name for name, value in given.items() if value]:
+            raise click.UsageError(f"--resume goes on with what was begun: leave out {', '.join(extra)}")
+        record = pipeline.resume(resume, overrides, Progress(quiet=as_json))
+        click.echo(_json(record) if as_json else _training_table(record, resume))
+        return
     if any(override.startswith("model=") for override in overrides):
         raise click.UsageError("--set model=...: use --model, which chooses the model's own configuration too")
     chosen = config.load(config_name or config.for_model(model), overrides)
@@ -190,8 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return leaving.exit_code
     except click.ClickException as error:
         return _report(error.format_message(), 2, debug)
-    except (KeyboardInterrupt, click.Abort):
-        return _report("interrupted", 130, debug=False)
+    except (KeyboardInterrupt, click.Abort) as stopped:
+        return _report(": ".join(filter(None, ("interrupted", str(stopped)))), 130, debug=False)
     except MlxEmailError as error:
         return _report(str(error), error.exit_code, debug)
     except BrokenPipeError:

@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -46,20 +46,31 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         "up_proj",
         "down_proj",
     )
+    dora: bool = False  # the weights' magnitudes apart from their directions
 
 
-class Sft(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="algorithm", tag="sft"):
-    """Supervised fine-tuning; the defaults are the source's."""
+class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="algorithm"):
+    """What every stage has."""
 
-    name: StageName = "sft"
+    name: StageName
     epochs: PositiveInt = 3
     batch_size: PositiveInt = 4  # examples a micro-batch
     accumulation: PositiveInt = 8  # micro-batches a step
-    learning_rate: PositiveFloat = 2e-5
+    learning_rate: PositiveFloat = 2e-5  # the peak
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
     warmup: Share = 0.1  # share of the steps
     max_steps: PositiveInt | None = None  # stop there, the schedule ending with it
-    augment: bool = False  # train on variants too: the subject in other words, a similar sender
     log_every: PositiveInt = 10  # steps
+    save_every: PositiveInt = 50  # steps; what a kill can cost
+    validate_every: PositiveInt | None = 100  # steps, and at the end; the best is the result. None: the last is
+    patience: PositiveInt | None = None  # stop after so many validations without a better one
+
+
+class Sft(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sft"):
+    """Supervised fine-tuning; the defaults are the source's."""
+
+    name: StageName = "sft"
+    augment: bool = False  # train on variants too: the subject in other words, a similar sender
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -67,6 +78,14 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     batch_size: PositiveInt = 32  # messages
     max_messages: PositiveInt | None = None  # of a split, evenly spaced in time; None: all
+    validation_messages: PositiveInt = 256  # of the validation split, for the validations while training
+
+
+class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What MLX may use, in GB."""
+
+    limit_gb: PositiveFloat | None = None  # stop cleanly beyond it; None: the machine's memory
+    cache_gb: Annotated[float, msgspec.Meta(ge=0)] | None = None  # kept for reuse when freed; None: MLX's default
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -77,12 +96,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_prompt_tokens: PositiveInt = 1024
     sender_history: bool = True  # prompts say what the owner did with the sender's last 20 mails
     compile: bool | None = None  # mx.compile of the training step; None: where it pays (not on the CPU)
+    gradient_checkpointing: bool = False  # compute each layer twice instead of keeping what is in it: less memory
     gradient_clip: PositiveFloat = 1.0  # global norm
     weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     synthetic: Synthetic = Synthetic()
     lora: Lora = Lora()
     stages: Annotated[tuple[Sft, ...], msgspec.Meta(min_length=1)] = (Sft(),)
     evaluation: Evaluation = Evaluation()
+    keep_checkpoints: PositiveInt = 2  # the newest ones of a stage, besides its first and its best
+    memory: Memory = Memory()
 
 
 def load(name: str | None, overrides: typing.Sequence[str] = ()) -> Config:

@@ -88,6 +88,17 @@ def publish(folder: Path, *, flush: bool = True) -> Generator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove(folder: Path) -> None:
+    """Remove a folder so that it is whole or gone whenever this is interrupted; MlxEmailError where that fails."""
+    hidden = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
+    try:
+        shutil.rmtree(hidden, ignore_errors=True)
+        folder.rename(hidden)
+        shutil.rmtree(hidden)
+    except OSError as error:
+        raise MlxEmailError(f"cannot remove {folder}: {error.strerror or error}") from error
+
+
 def check_new(folder: Path) -> None:
     """UserError where `folder` is something that must not be replaced."""
     shown, folder = folder, folder.resolve()

@@ -1,5 +1,6 @@
 """The whole job: mail to a labelled table, a model trained on it stage by stage, and what it is worth on later mail."""
 
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -32,8 +33,13 @@ from mlx_email.model.render import Renderer, prompt_ids, renderer
 from mlx_email.model.wording import BODY_CHARACTERS
 from mlx_email.progress import Progress
 from mlx_email.synth.mailbox import best_possible, write_mailbox
+from mlx_email.train import events
+from mlx_email.train import resume as resuming
 from mlx_email.train import run as runs
+from mlx_email.train.checkpoint import put_adapters
 from mlx_email.train.run import DATA
+from mlx_email.train.session import Job
+from mlx_email.train.stage import finished, result, train_stage
 
 RULE = "rule.jsonl"
 EMPTY = Row(message_id="", user="", date=datetime(1970, 1, 1, tzinfo=UTC), sender="")
@@ -65,6 +71,8 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
         raise DataError(f"{mail} does not exist: name a folder that prepare wrote, or a mail source")
     if mail is not None and mail.is_dir() and run.resolve().is_relative_to(mail.resolve()):
         raise UserError(f"the run {run} would lie in the mail {mail}: name a folder outside it with --out")
+    if (run / runs.CONFIG).is_file():
+        raise UserError(f"{run} is a run already: mlx-email train --resume {run} goes on with it; or name another --out")
     local = source.local_path(config.model)
     if config.model not in source.NAMED and local and Path(local).is_dir():
         config = msgspec.structs.replace(config, model=str(Path(local).resolve()))
@@ -82,22 +90,70 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
                 f"{mail or 'the embedded mailbox'} has {len(known)} messages to train on and {len(test_rows)} to test "
                 "on: more mail is needed"
             )
+        config = msgspec.structs.replace(config, stages=tuple(chosen))
         files.write(folder / runs.CONFIG, configuration.dump(config))
-        files.write_json(folder / runs.ENVIRONMENT, runs.environment())
+        files.write_json(folder / runs.ENVIRONMENT, resuming.environment())
     with files.locked(run):
-        record: dict[str, Any] = {"test": {"baselines": baseline_summary(run, known, test_rows)}, "stages": {}}
-        parent = None
-        for stage in chosen:
+        return follow(run, config, base, words, progress)
+
+
+def resume(run: Path, overrides: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """Go on with a run from wherever it ended, and give what metrics.json holds; a finished one is only reported.
+
+    `overrides` may change how long, how often and how it is computed (`train.resume.MAY_CHANGE`). Raises UserError for
+    anything else, and where another process has the run.
+    """
+    began = runs.open_run(run)
+    with files.locked(run):
+        config = configuration.load(str(run / runs.CONFIG), overrides)
+        for was, stage in zip(began.stages, config.stages, strict=False):
+            if stage != was and finished(run, was.name):
+                raise configuration.ConfigError(f"{run}: the stage {was.name} is finished: nothing of it can change")
+        resuming.refuse_settings(msgspec.to_builtins(began), msgspec.to_builtins(config), run)
+        base = loading.load(config.model)
+        runs.adapt(base, config)
+        files.write(run / runs.CONFIG, configuration.dump(config))
+        return follow(run, config, base, renderer(base.tokenizer, history=config.sender_history), progress)
+
+
+def follow(run: Path, config: Config, base: Base, words: Renderer, progress: Progress) -> dict[str, Any]:
+    """Do what is not done yet of a run that this process holds: train its stages and measure each on the test split."""
+    table = run / DATA / FEATURES
+    test_rows = few_rows(table, "test", config.evaluation.max_messages)
+    identity = resuming.identity(base, run / DATA, config)
+    baselines_there = baseline_summary(run, outcomes(table), test_rows)
+    record: dict[str, Any] = {"test": {"baselines": baselines_there}, "stages": {}}
+    parent = None
+    for stage in config.stages:
+        if finished(run, stage.name):
+            put_adapters(result(run, stage.name) / lora.ADAPTERS, base.model)
+        else:
+            train_rows = read_rows(table, "train", body_characters=BODY_CHARACTERS)
+            held_out = few_rows(table, "validation", config.evaluation.validation_messages)
             with progress.steps(f"train {stage.name}") as bar:
-                train_rows = read_rows(run / DATA / FEATURES, "train", body_characters=BODY_CHARACTERS)
-                runs.train_stage(run, base, words, train_rows, stage, config, parent=parent, on_step=bar.step)
-            policy = Policy(base, words, config, stage.name)
-            measured = evaluate(policy, test_rows, progress)
-            record["stages"][stage.name] = {"test": measured}
-            runs.append_event(run, {"event": "evaluate", "stage": stage.name, **measured})
-            parent = stage.name
-        record["final"] = parent
-        files.write_json(run / runs.METRICS, record)
+                job = Job(
+                    run=run,
+                    base=base,
+                    config=config,
+                    stage=stage,
+                    adapters=runs.adapt(base, config),
+                    parent=parent,
+                    examples=runs.examples_of(stage, train_rows, words, config),
+                    held_out=runs.demonstrations(held_out, words, config.max_prompt_tokens),
+                    identity=identity,
+                    on_step=bar.step,
+                    note=progress.note,
+                )
+                train_stage(job)
+        measured = run / stage.name / runs.METRICS
+        if not measured.is_file():
+            found = evaluate(Policy(base, words, config, stage.name), test_rows, progress)
+            events.append(run, {"event": "evaluate", "stage": stage.name, **found})
+            files.write_json(measured, found)
+        record["stages"][stage.name] = {"test": json.loads(measured.read_bytes())}
+        parent = stage.name
+    record["final"] = parent
+    files.write_json(run / runs.METRICS, record)
     return record
 
 

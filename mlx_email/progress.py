@@ -21,6 +21,8 @@ class StepBar:
 
     def step(self, result: "StepResult", steps: int) -> None:
         self.bar.total = steps
+        if self.bar.n == 0:  # a run that goes on begins where it stood
+            self.bar.initial = self.bar.n = result.step - 1
         speed = result.tokens / result.seconds
         self.bar.set_postfix_str(f"loss {result.loss:.3f}, {speed:.0f} tokens/s", refresh=False)
         self.bar.update(1)

@@ -19,6 +19,7 @@ from mlx_email.model.wording import prompt_text
 SMALL = ["--set", "synthetic.messages=400", "--set", "evaluation.max_messages=40"]
 STEPS = ["--set", "stages.sft.max_steps=12", "--set", "stages.sft.log_every=5"]
 
+CHECKPOINT = ("adapter_config.json", "manifest.json", "state.json")
 LETTER = """From: Bob Hill <bob@sales.example>
 To: ann@x.example
 Subject: Figures
@@ -59,7 +60,10 @@ def test_the_run_folder_is_complete_and_private(run):
         "data/rule.jsonl",
         "sft/adapters.safetensors",
         "sft/adapter_config.json",
+        "sft/metrics.json",
         "sft/stage.json",
+        *(f"sft/step-000000/{name}" for name in ("adapters.safetensors", *CHECKPOINT)),
+        *(f"sft/step-000012/{name}" for name in ("adapters.safetensors", "optimizer.safetensors", *CHECKPOINT)),
     }
     modes = {name: stat.S_IMODE((run / name).stat().st_mode) & 0o077 for name in held}
     assert {name for name, mode in modes.items() if mode} == set()

@@ -35,3 +35,5 @@ class Algorithm:
     prepare: Callable[[list[Arrays], nn.Module, Any], list[Arrays]] = unchanged
     # What the gradient flows through.
     forward: Callable[[nn.Module, Arrays], mx.array] = logps
+    # Whether the examples are given with their log-probabilities under the reference (the column ref_logps).
+    reference: bool = False

@@ -33,6 +33,8 @@ def fuse(base: Base) -> dict:
         if not hasattr(module, "fuse"):
             continue
         dense = module.fuse(dequantize=True)
+        # DoRA's lengths are float32 and would make the whole matrix so.
+        dense.weight = dense.weight.astype(module.linear.get("scales", module.linear.weight).dtype)
         if not isinstance(module.linear, nn.QuantizedLinear):
             fused.append((name, dense))
             continue

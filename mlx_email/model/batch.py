@@ -14,6 +14,7 @@ class Example:
     id: str  # the message's id, to name it in an error
     prompt: np.ndarray  # (p,) int32
     completions: tuple[np.ndarray, ...]  # G of (c,) int32
+    reference: tuple[np.ndarray, ...] | None = None  # G of (c,) float32: log-probabilities under the reference, nats
 
 
 def example(identity: str, prompt: Sequence[int], *completions: Sequence[int]) -> Example:
@@ -26,7 +27,8 @@ class Batch:
     """A micro-batch: B prompts with G completions each. Rows of padding have length 1 and an all-zero mask.
 
     `arrays` holds prompts (B, P) int32, prompt_lengths (B,) int32, completions (B, G, C) int32 and completion_mask
-    (B, G, C) float32; an algorithm's `prepare` adds columns of its own.
+    (B, G, C) float32; where the examples have a reference, ref_logps (B, G, C) float32, 0 where masked. An algorithm's
+    `prepare` adds columns of its own.
     """
 
     ids: tuple[str, ...]  # of the real rows
@@ -41,12 +43,15 @@ def collate(examples: Sequence[Example], rows: int, prompt_width: int, completio
     lengths = np.ones(rows, np.int32)  # a padding row keeps one position, since each row needs a last one
     completions = np.zeros((rows, branches, completion_width), np.int32)
     mask = np.zeros((rows, branches, completion_width), np.float32)
+    reference = np.zeros((rows, branches, completion_width), np.float32)
     for row, example in enumerate(examples):
         lengths[row] = len(example.prompt)
         prompts[row, : lengths[row]] = example.prompt
         for branch, completion in enumerate(example.completions):
             completions[row, branch, : len(completion)] = completion
             mask[row, branch, : len(completion)] = 1
+        for branch, logps in enumerate(example.reference or ()):
+            reference[row, branch, : len(logps)] = logps
     return Batch(
         ids=tuple(example.id for example in examples),
         arrays={
@@ -54,6 +59,7 @@ def collate(examples: Sequence[Example], rows: int, prompt_width: int, completio
             "prompt_lengths": mx.array(lengths),
             "completions": mx.array(completions),
             "completion_mask": mx.array(mask),
+            **({} if examples[0].reference is None else {"ref_logps": mx.array(reference)}),
         },
         tokens=int(mask.sum()),
     )

@@ -1,4 +1,5 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) in mlx-lm's layers and in mlx-lm's files."""
+"""Low-rank adapters in mlx-lm's layers and in mlx-lm's files: LoRA (Hu et al. 2021, arXiv 2106.09685) and DoRA (Liu et
+al. 2024, arXiv 2402.09353)."""
 
 import json
 from dataclasses import dataclass
@@ -7,44 +8,81 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
+from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from safetensors import safe_open
 
 from mlx_email import files
 from mlx_email.errors import MlxEmailError, ModelError
+from mlx_email.model.dropout import Dropout
 from mlx_email.model.source import vet_safetensors
 
 ADAPTERS = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
+KINDS = ("lora", "dora")  # what mlx-lm's files call them
 
 
 @dataclass(frozen=True)
 class Lora:
-    """What is adapted: W x becomes W x + alpha / rank * B A x."""
+    """What is adapted: W x becomes W' x with W' = W + alpha / rank * B A.
+
+    With `dora` the rows of W' are brought to trained lengths m, at first those of W: W' x becomes m * (W' x) / ||W'||,
+    where the gradient takes the lengths ||W'|| for constants (section 4.3 of the paper). On a quantised base mlx-lm's
+    DoRA layer unpacks W and keeps it until the backward pass, so it wants `checkpointing`.
+    """
 
     rank: int
     alpha: float
     dropout: float
     targets: tuple[str, ...]  # names of projections, such as q_proj
+    dora: bool = False
 
 
 def apply(model: nn.Module, lora: Lora, seed: int) -> None:
     """Freeze the model and put fresh adapters on every layer's target projections; A random by `seed`, B zero.
 
-    A model that has adapters keeps them: a later stage starts from the one before it.
-    Raises ModelError naming the targets that no layer of the model has.
+    A model that has adapters keeps them, with this `lora`'s dropout: a later stage starts from the one before it.
+    Raises ModelError naming the targets that no layer of the model has, or in what the adapters it has differ.
     """
-    if any("lora_a" in module for module in model.modules()):
+    if present := _adapters(model):
+        _same_kind(present[0][1], lora)
+        _set_dropout(model, lora.dropout)
         return
-    names = {path for layer in model.layers for path, module in layer.named_modules() if _adaptable(module)}
+    projections = [found for layer in model.layers for found in layer.named_modules() if _adaptable(found[1])]
+    names = {path for path, _ in projections}
     keys = sorted(path for path in names if path.rsplit(".", 1)[-1] in lora.targets)
     missing = set(lora.targets) - {key.rsplit(".", 1)[-1] for key in keys}
     if missing:
         known = sorted({path.rsplit(".", 1)[-1] for path in names})
         raise ModelError(f"lora.targets: no projection {', '.join(sorted(missing))}; this model has {', '.join(known)}")
+    bits = {module.bits for path, module in projections if path in keys and isinstance(module, nn.QuantizedLinear)}
+    if lora.dora and any(32 % width for width in bits):
+        # mlx-lm reckons with 32 // bits packed numbers a word, and makes A of a wrong shape.
+        raise ModelError("lora.dora: not on a base of 3, 5 or 6 bits; take one of 4 or 8 bits, or dora=false")
     mx.random.seed(seed)
     model.freeze()
-    linear_to_lora_layers(model, len(model.layers), _parameters(lora, keys))
+    linear_to_lora_layers(model, len(model.layers), _parameters(lora, keys), use_dora=lora.dora)
+    _set_dropout(model, lora.dropout)
+
+
+def _adapters(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The adapter modules of a model, each with its path inside its layer."""
+    return [found for layer in model.layers for found in layer.named_modules() if "lora_a" in found[1]]
+
+
+def _same_kind(adapter: nn.Module, lora: Lora) -> None:
+    """Refuse to go on with adapters that are not what `lora` says: they would be saved under a false description."""
+    rank, dora = adapter.lora_a.shape[1], isinstance(adapter, DoRALinear)
+    if (rank, adapter.scale, dora) != (lora.rank, lora.alpha / lora.rank, lora.dora):
+        raise ModelError(
+            f"lora: this model has adapters with rank={rank}, alpha={adapter.scale * rank:g}, dora={dora}; "
+            f"they cannot go on with rank={lora.rank}, alpha={lora.alpha:g}, dora={lora.dora}"
+        )
+
+
+def _set_dropout(model: nn.Module, p: float) -> None:
+    for _, module in _adapters(model):
+        module.dropout = Dropout(p).train(module.training)
 
 
 def _adaptable(module: nn.Module) -> bool:
@@ -63,12 +101,10 @@ def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
 def save(folder: Path, model: nn.Module, lora: Lora, base: str) -> None:
     """Write the adapters as mlx-lm reads them (`mlx_lm.generate --adapter-path`). `folder` exists and is not public
     yet: the file is not written in one step."""
-    keys = sorted({name.rsplit(".", 1)[0] for name in adapter_arrays(model)})
-    per_layer = sorted({key.split(".", 3)[3] for key in keys})  # model.layers.N.<key>
     config = {
-        "fine_tune_type": "lora",
+        "fine_tune_type": KINDS[lora.dora],
         "num_layers": len(model.layers),
-        "lora_parameters": _parameters(lora, per_layer),
+        "lora_parameters": _parameters(lora, sorted({path for path, _ in _adapters(model)})),
         "model": base,
     }
     try:
@@ -81,15 +117,16 @@ def save(folder: Path, model: nn.Module, lora: Lora, base: str) -> None:
 def load(model: nn.Module, folder: Path) -> None:
     """Put the adapters of `folder` on a model, in eval mode.
 
-    Raises ModelError where they are damaged, incomplete, or not LoRA adapters of this model.
+    Raises ModelError where they are damaged, incomplete, or not LoRA or DoRA adapters of this model.
     """
     try:
         config = json.loads((folder / ADAPTER_CONFIG).read_bytes())
-        if config["fine_tune_type"] != "lora":
+        if config["fine_tune_type"] not in KINDS:
             raise ModelError(f"{folder} holds no LoRA adapters but {config['fine_tune_type']!r}")
         vet_safetensors(folder / ADAPTERS)
         model.freeze()
         load_adapters(model, str(folder))
+        _set_dropout(model, float(config["lora_parameters"]["dropout"]))
         arrays = adapter_arrays(model)
         mx.eval(list(arrays.values()))  # mx.load is lazy: read the file now, not after something replaced it
         with safe_open(folder / ADAPTERS, framework="numpy") as held:

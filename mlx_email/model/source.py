@@ -5,6 +5,7 @@ every weight file was read by the Rust `safetensors` package, since mlx's own re
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
+from mlx_email import files
 from mlx_email.errors import MlxEmailError, ModelError
 from mlx_email.model import gguf
 
@@ -31,6 +33,7 @@ HUB_SECONDS = 10.0  # for the hub's first answer: its client sets no limit and w
 NAMED = ("tiny", "smollm2")  # the models that come with the package
 
 REQUIRED = ("config.json", "tokenizer.json")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 WEIGHTS = "model*.safetensors"  # what mlx-lm loads
 INDEX = "model.safetensors.index.json"
 CODE_KEYS = ("model_file", "auto_map")  # name Python files of the folder: mlx-lm's key, transformers' key
@@ -133,6 +136,18 @@ def vet_safetensors(path: Path) -> None:
         raise ModelError(f"{path} is damaged or not a safetensors file ({_line(error)}): fetch it again") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or _line(error)}") from error
+
+
+def fingerprint(folder: Path) -> str:
+    """The SHA-256 over a model's weights, configuration and tokenizer, in hex: two folders with the same are one model.
+
+    Weights in the hub's cache are links to files that are named by their SHA-256, so they need not be read.
+    """
+    said = {}
+    for path in sorted([*folder.glob(WEIGHTS), *(folder / name for name in REQUIRED)]):
+        linked = path.resolve().name
+        said[path.name] = linked if path.is_symlink() and SHA256.fullmatch(linked) else files.sha256(path)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def read_object(path: Path) -> dict[str, Any]:

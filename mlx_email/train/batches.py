@@ -5,6 +5,7 @@ Examples are put into buckets of similar prompt length; a bucket is one shape, s
 functions of (seed, epoch) alone: a checkpoint need not store them.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -89,14 +90,28 @@ def epoch_order(plan: Plan, seed: int, epoch: int) -> list[tuple[int, tuple[int,
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
-def steps(examples: Sequence[Example], plan: Plan, accumulation: int, seed: int, epoch: int) -> Iterator[list[Batch]]:
-    """The epoch's optimiser steps, each a list of at most `accumulation` micro-batches; the last may have fewer."""
-    order = epoch_order(plan, seed, epoch)
-    for start in range(0, len(order), accumulation):
-        yield [
-            collate([examples[i] for i in indices], plan.batch_size, plan.widths[bucket], plan.completion_width)
-            for bucket, indices in order[start : start + accumulation]
-        ]
+def steps(
+    examples: Sequence[Example], plan: Plan, accumulation: int, seed: int, *, start: int = 0
+) -> Iterator[list[Batch]]:
+    """Optimiser steps for ever, epoch after epoch, from after step number `start` on: each a list of at most
+    `accumulation` micro-batches. An epoch's last step may have fewer; no step takes from two epochs."""
+    an_epoch = steps_per_epoch(plan, accumulation)
+    for epoch in itertools.count(start // an_epoch):
+        done = start % an_epoch if epoch == start // an_epoch else 0
+        order = epoch_order(plan, seed, epoch)
+        for first in range(done * accumulation, len(order), accumulation):
+            yield [
+                collate([examples[i] for i in indices], plan.batch_size, plan.widths[bucket], plan.completion_width)
+                for bucket, indices in order[first : first + accumulation]
+            ]
+
+
+def once(examples: Sequence[Example], plan: Plan) -> Iterator[Batch]:
+    """Every example once, in the plan's own order: for measuring."""
+    for width, bucket in zip(plan.widths, plan.buckets, strict=True):
+        for start in range(0, len(bucket), plan.batch_size):
+            rows = [examples[i] for i in bucket[start : start + plan.batch_size]]
+            yield collate(rows, plan.batch_size, width, plan.completion_width)
 
 
 def steps_per_epoch(plan: Plan, accumulation: int) -> int:

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +14,9 @@ from mlx.utils import tree_map
 
 from mlx_email.algorithms import Algorithm
 from mlx_email.errors import MlxEmailError
+from mlx_email.model import dropout
 from mlx_email.model.batch import Batch
+from mlx_email.train.memory import exhausted
 from mlx_email.train.optimizer import clipped_mean
 
 
@@ -25,9 +27,11 @@ class StepResult:
     step: int  # from 1
     loss: float  # total / count over the whole step
     tokens: int  # real completion tokens
+    examples: int
     grad_norm: float  # before clipping
     lr: float
     seconds: float
+    traces: int  # compiled so far in this process; 0 where nothing is compiled
     metrics: dict[str, float]
 
 
@@ -42,62 +46,97 @@ def train(
     clip: float,
     seed: int,
     compiled: bool,
+    start: int = 0,
 ) -> Iterator[StepResult]:
     """Update the model's trainable arrays once for every element of `steps` (its micro-batches).
 
     Sums of loss and gradients are added over the micro-batches and divided once by the summed count, so eight
-    micro-batches of one give the gradient of one batch of eight. `rate(step)` is the learning rate.
+    micro-batches of one give the gradient of one batch of eight. `rate(step)` is the learning rate; the first step's
+    number is `start + 1`, and whatever is random in a step is a function of (seed, its number).
 
-    Raises MlxEmailError, before the update, at a loss or gradient that is not finite: it never reaches the weights.
+    Raises MlxEmailError, before the update, at a loss or gradient that is not finite (it never reaches the weights),
+    and where the memory does not suffice.
     """
     model.train()
-    share = micro_batch(model, algorithm, settings, compiled=compiled)
-    for step, batches in enumerate(steps, start=1):
+    share = MicroBatch(model, algorithm, settings, compiled=compiled)
+    update = updating(model, optimizer, compiled=compiled)
+    for step, batches in enumerate(steps, start=start + 1):
         started = time.perf_counter()
-        columns = algorithm.prepare([batch.arrays for batch in batches], model, settings)
-        sums: Any = None
-        for number, arrays in enumerate(columns):
-            mx.random.seed(derived_seed(seed, step, number))
-            added = share(arrays)
-            sums = added if sums is None else tree_map(mx.add, sums, added)
-            mx.eval(sums)  # one micro-batch's activations at a time
-        (total, count, metrics), gradients = sums
-        gradients, norm = clipped_mean(gradients, count, clip)
+        with exhausted(f"step {step}"):
+            columns = algorithm.prepare([batch.arrays for batch in batches], model, settings)
+            sums: Any = None
+            for number, arrays in enumerate(columns):
+                added = share(arrays, mx.random.key(derived_seed(seed, step, number)))
+                sums = added if sums is None else tree_map(mx.add, sums, added)
+                mx.eval(sums)  # one micro-batch's activations at a time
+            (total, count, metrics), gradients = sums
+            gradients, norm = clipped_mean(gradients, count, clip)
+            mx.eval(gradients, norm)
         loss = as_float(total) / max(as_float(count), 1.0)
-        grad_norm = as_float(norm)
-        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        grad_norm, lr = as_float(norm), rate(step)
+        if not all(map(math.isfinite, (loss, grad_norm, lr))):
             messages = ", ".join(identity for batch in batches for identity in batch.ids)
             raise MlxEmailError(
-                f"step {step}: loss {loss}, gradient norm {grad_norm}; the weights are as after step {step - 1}. "
-                f"Lower the learning rate, or look at the messages {messages}"
+                f"step {step}: loss {loss}, gradient norm {grad_norm}, learning rate {lr}; the weights are as after "
+                f"step {step - 1}. Lower the learning rate, or look at the messages {messages}"
             )
-        optimizer.learning_rate = rate(step)
-        optimizer.update(model, gradients)
-        mx.eval(model.trainable_parameters(), optimizer.state)
+        update(gradients, lr)
         yield StepResult(
             step=step,
             loss=loss,
             tokens=sum(batch.tokens for batch in batches),
+            examples=sum(len(batch.ids) for batch in batches),
             grad_norm=grad_norm,
-            lr=rate(step),
+            lr=lr,
             seconds=time.perf_counter() - started,
+            traces=share.traces,
             metrics={name: as_float(value) / max(as_float(n), 1.0) for name, (value, n) in metrics.items()},
         )
 
 
-def micro_batch(model: nn.Module, algorithm: Algorithm, settings: Any, *, compiled: bool) -> Callable[[dict], Any]:
-    """A function from a micro-batch's arrays to ((total, count, metrics), gradients of the total)."""
+@dataclass
+class MicroBatch:
+    """A function from a micro-batch's arrays and a random key to ((total, count, metrics), gradients of the total)."""
 
-    def loss(arrays: dict[str, mx.array]) -> tuple[mx.array, mx.array, dict]:
-        return tuple(algorithm.loss(algorithm.forward(model, arrays), arrays, settings))
+    model: nn.Module
+    algorithm: Algorithm
+    settings: Any
+    compiled: bool = field(kw_only=True)
+    traces: int = field(default=0, init=False)
 
-    gradient = nn.value_and_grad(model, loss)
-    if not compiled:
-        return gradient
-    # Dropout draws from the global random state. The model is an output too: tracing puts placeholders into it, which
-    # would stay there otherwise.
-    state = [model.state, mx.random.state]
-    return mx.compile(gradient, inputs=state, outputs=state)
+    def __post_init__(self) -> None:
+        gradient = nn.value_and_grad(self.model, self._loss)
+        # The model is an output too: tracing puts placeholders into it, which would stay there otherwise.
+        state = [self.model.state]
+        self._call = mx.compile(gradient, inputs=state, outputs=state) if self.compiled else gradient
+
+    def __call__(self, arrays: dict[str, mx.array], key: mx.array) -> Any:
+        return self._call(arrays, key)
+
+    def _loss(self, arrays: dict[str, mx.array], key: mx.array) -> tuple[mx.array, mx.array, dict]:
+        self.traces += self.compiled  # Python runs only while mx.compile traces
+        dropout.rekey(self.model, key)
+        loss = self.algorithm.loss(self.algorithm.forward(self.model, arrays), arrays, self.settings)
+        dropout.rekey(self.model, None)
+        return tuple(loss)
+
+
+def updating(model: nn.Module, optimizer: optim.Optimizer, *, compiled: bool) -> Callable[[Any, float], None]:
+    """A function that applies mean gradients at a learning rate to the model's trainable arrays, in place."""
+    optimizer.init(model.trainable_parameters())
+
+    def plain(gradients: Any) -> None:
+        optimizer.update(model, gradients)
+
+    state = [model.state, optimizer.state]
+    apply = mx.compile(plain, inputs=state, outputs=state) if compiled else plain
+
+    def update(gradients: Any, rate: float) -> None:
+        optimizer.learning_rate = mx.array(rate, mx.float32)
+        apply(gradients)
+        mx.eval(model.trainable_parameters(), optimizer.state)
+
+    return update
 
 
 def as_float(array: mx.array) -> float:

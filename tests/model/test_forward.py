@@ -1,135 +1,106 @@
 """The shared-prompt forward equals running every prompt and completion as one sequence, values and gradients."""
 
+import logging
+
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_flatten
-from mlx_lm.models import llama, qwen2, qwen3
-from mlx_lm.tuner.utils import linear_to_lora_layers
+from mlx_lm.models import cohere, granite, llama
+from mlx_lm.models.base import create_causal_mask
+from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 from mlx_email.errors import ModelError
-from mlx_email.model import forward
-from mlx_email.model.forward import BranchCache, completion_logps
-from mlx_email.model.load import prepare
+from mlx_email.model import checkpointing, forward
+from mlx_email.model.forward import BranchCache, PromptCache, agrees_with_model, completion_logps
 
-SIZES = dict(
-    hidden_size=32,
-    num_hidden_layers=2,
-    intermediate_size=64,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    rms_norm_eps=1e-5,
-    vocab_size=61,
-    max_position_embeddings=128,
-    rope_theta=10000.0,
-)
+SHARED = ["llama", "llama-tied", "llama-sliding", "llama-4bit", "qwen2", "qwen3", "phi3", "deepseek"]
+FULL = ["mamba", "mamba2"]
 
 
-def build(name: str) -> nn.Module:
-    mx.random.seed(7)
-    if name.startswith("llama"):
-        kinds = ["full_attention", "sliding_attention"] if name == "llama-sliding" else None
-        arguments = llama.ModelArgs(
-            model_type="llama",
-            tie_word_embeddings=name == "llama-tied",
-            layer_types=kinds,
-            sliding_window=4 if kinds else None,
-            **SIZES,
-        )
-        model = llama.Model(arguments)
-    elif name == "qwen2":
-        model = qwen2.Model(qwen2.ModelArgs(model_type="qwen2", tie_word_embeddings=True, **SIZES))
-    else:
-        model = qwen3.Model(qwen3.ModelArgs(model_type="qwen3", tie_word_embeddings=False, head_dim=8, **SIZES))
-    if name == "llama-4bit":
-        nn.quantize(model, group_size=32, bits=4)
-    prepare(model)
-    keys = ["self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj"]
-    linear_to_lora_layers(model, 2, {"rank": 4, "scale": 2.0, "dropout": 0.0, "keys": keys})
-    for key, array in tree_flatten(model.trainable_parameters()):
-        if key.endswith("lora_b"):  # zero at the start: gradients of A would be zero too
-            model.load_weights([(key, 0.1 * mx.random.normal(array.shape))], strict=False)
-    return model
+def distances(small, model, inputs) -> tuple[float, float]:
+    """How far the log-probabilities (nats) and the gradients (relative) are from those of the model's own logits."""
+    ours, our_gradients = small.gradients(model, completion_logps, inputs)
+    theirs, their_gradients = small.gradients(model, small.own_logps, inputs)
+    return mx.abs(ours - theirs).max().item(), small.apart(our_gradients, their_gradients)
 
 
-def batch(branches: int, length: int = 5) -> tuple[mx.array, ...]:
-    rng = np.random.default_rng(branches)
-    lengths = np.array([9, 1, 6])
-    prompts = rng.integers(0, 61, (3, 11))
-    completions = rng.integers(0, 61, (3, branches, length))
-    mask = np.arange(length) < rng.integers(0, length + 1, (3, branches, 1))
-    return mx.array(prompts), mx.array(lengths), mx.array(completions), mx.array(mask)
+@pytest.mark.parametrize("branches", [1, 2, 5, 8])
+@pytest.mark.parametrize("name", SHARED + FULL)
+def test_equals_full_sequences(name, branches, small):
+    model, inputs = small.build(name), small.batch(branches)
+    model.train()
+    assert max(distances(small, model, inputs)) < 1e-5
+    checkpointing.apply(model)
+    assert max(distances(small, model, inputs)) < 1e-5
+    assert forward.shares_prompts(model) == (name in SHARED)
 
 
-def full_sequences(model, prompts, lengths, completions, mask) -> mx.array:
-    rows = []
-    for b, length in enumerate(lengths.tolist()):
-        for g in range(completions.shape[1]):
-            ids = mx.concatenate([prompts[b, :length], completions[b, g]])
-            logits = model(ids[None, :-1])[0, length - 1 :].astype(mx.float32)
-            logps = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-            rows.append(mx.take_along_axis(logps, completions[b, g][:, None], axis=-1)[:, 0])
-    return mx.stack(rows).reshape(completions.shape) * mask
+@pytest.mark.parametrize("name", SHARED + FULL)
+def test_one_token_completions_and_float_masks(name, small):
+    model, (*inputs, _) = small.build(name), small.batch(5, length=1)
+    assert max(distances(small, model, (*inputs, mx.ones(inputs[2].shape)))) < 1e-5
 
 
-def value_and_gradients(model, path, inputs) -> tuple[mx.array, dict[str, mx.array]]:
-    weights = mx.random.normal(inputs[2].shape, key=mx.random.key(3))
-    total, gradients = nn.value_and_grad(model, lambda: (path(model, *inputs) * weights).sum())()
-    return total, dict(tree_flatten(gradients))
+class PromptPaddingSeen(BranchCache):
+    def make_mask(self, n, return_array=False, window_size=None):
+        honest = super().make_mask(n, return_array, window_size)
+        width = self.prompt.keys.shape[2]
+        return mx.concatenate([mx.ones_like(honest[..., :width]), honest[..., width:]], axis=-1)
 
 
-def furthest(ours: dict[str, mx.array], theirs: dict[str, mx.array]) -> float:
-    return max((mx.abs(ours[k] - theirs[k]).max() / (mx.abs(theirs[k]).max() + 1e-12)).item() for k in theirs)
+class OffByOne(BranchCache):
+    def __init__(self, prompt, offset, branches):
+        super().__init__(prompt, offset, branches)
+        self.mask_offset, self.offset = offset, offset + 1
+
+    def make_mask(self, n, return_array=False, window_size=None):  # only the positions are wrong, not what is seen
+        return BranchCache(self.prompt, self.mask_offset, self.branches).make_mask(n, return_array, window_size)
 
 
-MODELS = ["llama", "llama-tied", "llama-sliding", "llama-4bit", "qwen2", "qwen3"]
+class WindowForgotten(BranchCache):
+    def make_mask(self, n, return_array=False, window_size=None):
+        whole = PromptCache()
+        whole.hold(self.prompt.arrays())
+        return BranchCache(whole, self.offset, self.branches).make_mask(n)
 
 
-@pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("branches", [1, 2, 5])
-def test_equals_full_sequences(name, branches):
-    model = build(name)
-    inputs = batch(branches)
-    ours, our_gradients = value_and_gradients(model, completion_logps, inputs)
-    theirs, their_gradients = value_and_gradients(model, full_sequences, inputs)
-    np.testing.assert_allclose(ours.item(), theirs.item(), rtol=1e-4)
-    np.testing.assert_allclose(completion_logps(model, *inputs), full_sequences(model, *inputs), rtol=1e-4, atol=1e-4)
-    assert furthest(our_gradients, their_gradients) < 1e-4
+FAULTS = [(name, fault) for name in SHARED for fault in (PromptPaddingSeen, OffByOne)]
 
 
-def unpadded_prompt_seen(self, n, return_array=False, window_size=None):
-    honest = BranchCache.make_mask(self, n, return_array, window_size)
-    width = self.prompt.keys.shape[2]
-    return mx.concatenate([mx.ones_like(honest[..., :width]), honest[..., width:]], axis=-1)
+@pytest.mark.parametrize(("name", "fault"), [*FAULTS, ("llama-sliding", WindowForgotten)])
+def test_planted_faults_are_seen(name, fault, small, monkeypatch):
+    monkeypatch.setattr(forward, "BranchCache", fault)
+    assert min(distances(small, small.build(name), small.batch(2))) > 1e-3
 
 
-def shifted_by_one(self, prompt, prompt_lengths, branches):
-    BranchCache.__init__(self, prompt, prompt_lengths, branches)
-    self.offset = self.offset + 1
+def padding_between(model, prompts, lengths, completions):
+    return honest(model, prompts, mx.full(lengths.shape, prompts.shape[1]), completions)
 
 
-@pytest.mark.parametrize("fault", [{"make_mask": unpadded_prompt_seen}, {"__init__": shifted_by_one}])
-def test_planted_faults_are_seen(fault, monkeypatch):
-    monkeypatch.setattr(forward, "BranchCache", type("Faulty", (BranchCache,), fault))
-    model, inputs = build("llama"), batch(2)
-    assert not np.allclose(completion_logps(model, *inputs), full_sequences(model, *inputs), rtol=1e-4, atol=1e-4)
+def off_by_one(model, prompts, lengths, completions):
+    return honest(model, prompts, lengths + 1, completions)
 
 
-def test_one_token_completions_and_float_masks():
-    model, (prompts, lengths, completions, _) = build("qwen2"), batch(5, length=1)
-    mask = mx.ones(completions.shape)
-    ours = completion_logps(model, prompts, lengths, completions, mask)
-    np.testing.assert_allclose(ours, full_sequences(model, prompts, lengths, completions, mask), rtol=1e-4, atol=1e-5)
+honest = forward.full_hidden
 
 
-def test_without_gradient_the_values_are_the_same():
-    model, inputs = build("llama"), batch(2)
+@pytest.mark.parametrize("fault", [padding_between, off_by_one])
+@pytest.mark.parametrize("name", FULL)
+def test_planted_faults_of_full_sequences_are_seen(name, fault, small, monkeypatch):
+    monkeypatch.setattr(forward, "full_hidden", fault)
+    assert min(distances(small, small.build(name), small.batch(2))) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["llama", "mamba"])
+def test_without_gradient_the_values_are_the_same(name, small):
+    model, inputs = small.build(name), small.batch(2)
     np.testing.assert_array_equal(completion_logps(model, *inputs, gradient=False), completion_logps(model, *inputs))
 
 
-def test_padding_of_any_amount_changes_nothing():
-    model, (prompts, lengths, completions, mask) = build("llama"), batch(2)
+@pytest.mark.parametrize("name", ["llama", "llama-sliding", "deepseek", "mamba", "mamba2"])
+def test_padding_of_any_amount_changes_nothing(name, small):
+    model, (prompts, lengths, completions, mask) = small.build(name), small.batch(2)
     wide = mx.pad(prompts, [(0, 0), (0, 5)], constant_values=3)
     long = mx.pad(completions, [(0, 0), (0, 0), (0, 3)], constant_values=2)
     padded = completion_logps(model, wide, lengths, long, mx.pad(mask, [(0, 0), (0, 0), (0, 3)]))
@@ -137,14 +108,84 @@ def test_padding_of_any_amount_changes_nothing():
     assert not padded[..., 5:].any().item()
 
 
-def test_a_model_with_other_caches_is_refused():
-    class Recurrent(nn.Module):
-        model = type("Body", (), {"embed_tokens": None})
-        lm_head = None
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("asked", [None, 3])
+@pytest.mark.parametrize("as_array", [False, True])
+def test_the_prompt_s_mask_is_that_of_mlx_lm_s_caches(window, asked, as_array):
+    """Also where a model leaves the window to its cache."""
+
+    def seen(cache, n) -> np.ndarray:
+        mask = cache.make_mask(n, return_array=as_array, window_size=asked)
+        mask = create_causal_mask(n) if isinstance(mask, str) else mx.ones((n, n)) if mask is None else mask
+        return np.array(mask) > 0
+
+    for n in (1, 2, 4, 5, 9):
+        theirs = KVCache() if window is None else RotatingKVCache(window)
+        np.testing.assert_array_equal(seen(PromptCache(window), n), seen(theirs, n))
+
+
+# Which path a model takes
+
+
+def logged(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_a_model_without_plain_caches_says_once_that_it_is_slower(name, small, caplog):
+    model, inputs = small.build(name), small.batch(1)
+    completion_logps(model, *inputs)
+    completion_logps(model, *inputs)
+    assert agrees_with_model(small.build("qwen2"))
+    (line,) = logged(caplog)
+    assert "ArraysCache" in line and "slower" in line and f"mlx_lm.models.{name}" in line
+
+
+def test_a_model_whose_caches_look_plain_but_do_not_share_is_found_out(small, caplog):
+    class Absolute(llama.LlamaModel):  # learned positions, which know one offset only
+        def __call__(self, inputs, cache=None, input_embeddings=None):
+            offset = 0 if cache is None or not isinstance(cache[0], BranchCache) else 5
+            h = self.embed_tokens(inputs) + 0.3 * mx.sin(mx.arange(inputs.shape[1]) + offset)[:, None]
+            return super().__call__(inputs, cache, h)
+
+    class Scalar(llama.LlamaModel):  # uses the offset as a number
+        def __call__(self, inputs, cache=None, input_embeddings=None):
+            if cache is not None and cache[0].offset > 0:
+                raise AssertionError("a number was expected")
+            return super().__call__(inputs, cache, input_embeddings)
+
+    for kind, says in ((Absolute, "changes its numbers"), (Scalar, "ValueError")):
+        caplog.clear()
+        model, inputs = small.build("llama"), small.batch(2)
+        model.model.__class__ = kind
+        assert agrees_with_model(model)
+        assert [says in line for line in logged(caplog)] == [True]
+        assert max(distances(small, model, inputs)) < 1e-5
+
+
+def test_families_that_scale_their_logits_are_refused():
+    mx.random.seed(0)
+    sizes = dict(hidden_size=32, num_hidden_layers=2, intermediate_size=64, num_attention_heads=4)
+    sizes |= dict(num_key_value_heads=2, vocab_size=61)
+    more = dict(attention_multiplier=0.3, embedding_multiplier=12.0, residual_multiplier=0.2, rms_norm_eps=1e-5)
+    more |= dict(max_position_embeddings=64, attention_bias=False, mlp_bias=False, rope_theta=1e4, logits_scaling=8.0)
+    assert not agrees_with_model(granite.Model(granite.ModelArgs(model_type="granite", **sizes, **more)))
+    assert not agrees_with_model(cohere.Model(cohere.ModelArgs(model_type="cohere", logit_scale=0.0625, **sizes)))
+
+
+@pytest.mark.parametrize("fault", [PromptPaddingSeen, OffByOne])
+@pytest.mark.parametrize("name", SHARED)
+def test_the_probe_sees_a_path_that_is_wrong(name, fault, small, monkeypatch):
+    assert agrees_with_model(small.build(name))
+    monkeypatch.setattr(forward, "BranchCache", fault)
+    model = small.build(name)
+    assert agrees_with_model(model)
+    assert not forward.shares_prompts(model)
+
+
+def test_a_model_without_a_body_is_refused():
+    class Odd(nn.Module):
         layers = ()
 
-        def make_cache(self):
-            return [object()]
-
-    with pytest.raises(ModelError, match="only models with plain attention caches"):
-        completion_logps(Recurrent(), *batch(1))
+    with pytest.raises(ModelError, match="its architecture is not supported"):
+        completion_logps(Odd(), mx.array([[1]]), mx.array([1]), mx.array([[[1]]]), mx.ones((1, 1, 1)))

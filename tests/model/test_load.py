@@ -6,9 +6,12 @@ from datetime import date
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
 import pytest
-from mlx_lm.models import cohere, granite
+from mlx_lm.models import cohere, mamba
 from mlx_lm.tokenizer_utils import load as load_tokenizer
+from mlx_lm.utils import save_model
 
 from mlx_email.errors import ModelError
 from mlx_email.model import forward, load, lora, source
@@ -25,14 +28,43 @@ SIZES = dict(
 )
 
 
-def test_families_that_scale_their_logits_are_seen():
-    mx.random.seed(0)
-    scaled = cohere.Model(cohere.ModelArgs(model_type="cohere", logit_scale=0.0625, **SIZES))
-    assert not forward.agrees_with_model(scaled)
-    more = dict(attention_multiplier=0.3, embedding_multiplier=12.0, residual_multiplier=0.2, rms_norm_eps=1e-5)
-    more |= dict(max_position_embeddings=64, attention_bias=False, mlp_bias=False, rope_theta=1e4, logits_scaling=8.0)
-    assert not forward.agrees_with_model(granite.Model(granite.ModelArgs(model_type="granite", **SIZES, **more)))
-    assert forward.agrees_with_model(load.load("tiny").model)
+def folder_of(model: nn.Module, config: dict, folder: Path) -> str:
+    """A model as an mlx-lm folder, with the tokenizer of the tiny one."""
+    shutil.copytree(source.resolve("tiny"), folder)
+    (folder / "model.safetensors").unlink()
+    save_model(folder, model)
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def logged(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name.startswith("mlx_email")]
+
+
+def test_a_model_that_cannot_share_prompts_is_loaded_and_says_so(tmp_path, caplog):
+    config = dict(model_type="mamba", vocab_size=4096, hidden_size=16, intermediate_size=32, state_size=4)
+    config |= dict(num_hidden_layers=2, conv_kernel=3, use_bias=False, use_conv_bias=True, time_step_rank=2)
+    model = load.load(folder_of(mamba.Model(mamba.ModelArgs(**config)), config, tmp_path / "mamba")).model
+    assert not forward.shares_prompts(model)
+    ids = mx.array([[1, 5, 3, 2]])
+    logps = forward.completion_logps(model, ids, mx.array([4]), mx.array([[[7, 8]]]), mx.ones((1, 1, 2)))
+    theirs = nn.log_softmax(model(mx.array([[1, 5, 3, 2, 7]]))[0, 3:], axis=-1)
+    np.testing.assert_allclose(logps[0, 0], [theirs[0, 7].item(), theirs[1, 8].item()], atol=1e-5)
+    (line,) = logged(caplog)
+    assert "ArraysCache" in line and "slower" in line
+
+
+def test_the_models_meant_for_it_share_prompts_without_a_word(caplog):
+    assert forward.shares_prompts(load.load("tiny").model)
+    assert logged(caplog) == []
+
+
+def test_a_family_that_scales_its_logits_is_refused(tmp_path, caplog):
+    config = dict(model_type="cohere", logit_scale=0.0625, **SIZES)
+    folder = folder_of(cohere.Model(cohere.ModelArgs(**config)), config, tmp_path / "cohere")
+    with pytest.raises(ModelError, match="cohere models do more after their head") as caught:
+        load.load(folder)
+    assert folder in str(caught.value) and logged(caplog) == []
 
 
 @pytest.mark.parametrize("change", [{"num_attention_heads": 0}, {"vocab_size": 0}, {"model_type": "cache"}])

@@ -1,6 +1,7 @@
 """Batches: every example once an epoch, little padding, few shapes, and order a function of (seed, epoch)."""
 
 from collections import Counter
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -24,9 +25,9 @@ def examples(lengths) -> list[Example]:
 def test_every_example_exactly_once_an_epoch(lengths, batch_size, accumulation, seed):
     rows = examples(lengths)
     plan = batches.plan(rows, batch_size)
+    an_epoch = batches.steps_per_epoch(plan, accumulation)
     for epoch in range(2):
-        steps = list(batches.steps(rows, plan, accumulation, seed, epoch))
-        assert len(steps) == batches.steps_per_epoch(plan, accumulation)
+        steps = list(islice(batches.steps(rows, plan, accumulation, seed, start=epoch * an_epoch), an_epoch))
         seen = Counter(identity for step in steps for batch in step for identity in batch.ids)
         assert seen == Counter(str(i) for i in range(len(rows)))
         assert sum(batch.tokens for step in steps for batch in step) == sum(len(r.completions[0]) for r in rows)
@@ -35,9 +36,29 @@ def test_every_example_exactly_once_an_epoch(lengths, batch_size, accumulation, 
 @given(lengths=st.lists(st.integers(1, 2000), min_size=1, max_size=200), batch_size=st.integers(1, 8))
 def test_at_most_eight_shapes(lengths, batch_size):
     rows = examples(lengths)
-    steps = batches.steps(rows, batches.plan(rows, batch_size), 2, 0, 0)
+    plan = batches.plan(rows, batch_size)
+    steps = islice(batches.steps(rows, plan, 2, 0), batches.steps_per_epoch(plan, 2))
     shapes = {(b.arrays["prompts"].shape, b.arrays["completions"].shape) for step in steps for b in step}
     assert len(shapes) <= batches.MAX_SHAPES
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    accumulation=st.integers(1, 4),
+    start=st.integers(0, 60),
+)
+def test_steps_from_anywhere_are_those_of_the_whole(lengths, accumulation, start):
+    rows = examples(lengths)
+    plan = batches.plan(rows, 3)
+    whole = [[batch.ids for batch in step] for step in islice(batches.steps(rows, plan, accumulation, 4), start + 5)]
+    rest = islice(batches.steps(rows, plan, accumulation, 4, start=start), 5)
+    assert [[batch.ids for batch in step] for step in rest] == whole[start:]
+
+
+def test_measuring_takes_every_example_once():
+    rows = examples([5, 9, 2, 7, 7, 1, 30])
+    seen = [identity for batch in batches.once(rows, batches.plan(rows, 2)) for identity in batch.ids]
+    assert sorted(seen) == [str(i) for i in range(7)]
 
 
 def test_order_depends_on_seed_and_epoch_only():
@@ -68,5 +89,5 @@ def test_collate_pads_and_masks():
 @pytest.mark.parametrize("count", [1, 3, 17])
 def test_a_partial_batch_keeps_the_shape(count):
     rows = examples([4] * count)
-    steps = list(batches.steps(rows, batches.plan(rows, 16), 1, 0, 0))
+    steps = list(islice(batches.steps(rows, batches.plan(rows, 16), 1, 0), 1))
     assert {batch.arrays["prompts"].shape[0] for step in steps for batch in step} == {16}

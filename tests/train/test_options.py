@@ -10,6 +10,9 @@ from mlx_email.model import load as loading
 from mlx_email.model import lora
 from mlx_email.model.render import renderer
 from mlx_email.train import run as runs
+from mlx_email.train.resume import identity
+from mlx_email.train.session import Job
+from mlx_email.train.stage import train_stage
 
 BASE = ["stages.sft.max_steps=3", "stages.sft.batch_size=4", "stages.sft.accumulation=2", "lora.dropout=0.1"]
 CHANGES = [
@@ -26,6 +29,8 @@ CHANGES = [
     "stages.sft.learning_rate=0.002",
     "stages.sft.warmup=1.0",
     "stages.sft.max_steps=2",
+    "stages.sft.schedule=constant",
+    "lora.dora=true",
     "stages.sft.augment=true",
     "sender_history=true",
 ]
@@ -45,7 +50,23 @@ def learned(table, where, overrides, rows=None) -> dict[str, np.ndarray]:
     words = renderer(base.tokenizer, history=chosen.sender_history)
     where.mkdir()
     rows = list(read_rows(table, "train")) if rows is None else rows
-    runs.train_stage(where, base, words, rows, chosen.stages[0], chosen, parent=None, on_step=lambda *_: None)
+    (where / "data").mkdir()
+    runs.link(table, where / "data/features.parquet")
+    held_out = list(read_rows(table, "validation"))
+    job = Job(
+        run=where,
+        base=base,
+        config=chosen,
+        stage=chosen.stages[0],
+        adapters=runs.adapt(base, chosen),
+        parent=None,
+        examples=runs.examples_of(chosen.stages[0], rows, words, chosen),
+        held_out=runs.demonstrations(held_out, words, chosen.max_prompt_tokens),
+        identity=identity(base, where / "data", chosen),
+        on_step=lambda *_: None,
+        note=lambda _: None,
+    )
+    train_stage(job)
     return {name: np.array(array) for name, array in lora.adapter_arrays(base.model).items()}
 
 

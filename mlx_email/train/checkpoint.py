@@ -1,0 +1,178 @@
+"""Checkpoints: folders that are whole or absent, that say what they hold, and that are read only as they were written.
+
+STAGE/step-000120/adapters.safetensors, adapter_config.json   as mlx-lm reads them
+                 /optimizer.safetensors                        Adam's moments; none at step 0
+                 /state.json                                   where the training stands
+                 /manifest.json                                size and SHA-256 of each of those (`sealed`)
+
+Step 0 is how the stage began: the reference of its losses, and where a run goes on that was killed before it saved. It
+is never removed. A checkpoint is written beside its place and renamed, so that a kill leaves the ones before it and
+nothing else; which one is the newest is found by reading them, not from a name that somebody might have left behind.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mlx_email import files
+from mlx_email.errors import MlxEmailError, ModelError
+from mlx_email.model import lora
+from mlx_email.model.source import vet_safetensors
+from mlx_email.sealed import Damaged, read_json, seal, verify
+
+STATE = "state.json"
+OPTIMIZER = "optimizer.safetensors"
+NAME = re.compile(r"step-(\d{6,})")
+
+Arrays = dict[str, mx.array]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One that was verified."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+
+def folder_of(stage: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies."""
+    return stage / f"step-{step:06d}"
+
+
+# Writing
+
+
+def save(
+    stage: Path,
+    step: int,
+    model: nn.Module,
+    adapters: lora.Lora,
+    base: str,
+    optimizer: optim.Optimizer | None,
+    state: Mapping[str, Any],
+) -> Path:
+    """Publish the checkpoint of a step; `optimizer` None at step 0. `state` is JSON.
+
+    Raises MlxEmailError where it cannot be written, or where an array is not finite; then nothing has changed.
+    """
+    arrays = {lora.ADAPTERS: lora.adapter_arrays(model)}
+    if optimizer is not None:
+        # Sorted, since mlx writes arrays in the order in which they came: a restored optimiser's is another.
+        arrays[OPTIMIZER] = dict(sorted(tree_flatten(optimizer.state)))
+    _refuse_not_finite(arrays, step)
+    folder = folder_of(stage, step)
+    if folder.exists():  # a damaged one that was passed over; the step has now been done again
+        files.remove(folder)
+    with files.publish(folder) as temporary:
+        lora.save(temporary, model, adapters, base)
+        if optimizer is not None:
+            try:
+                mx.save_safetensors(str(temporary / OPTIMIZER), arrays[OPTIMIZER])
+            except RuntimeError as error:  # how mlx reports a full disk
+                raise MlxEmailError(f"cannot write {folder / OPTIMIZER}: {error}") from error
+        files.write_json(temporary / STATE, dict(state))
+        seal(temporary, stage=stage.name, step=step)
+    return folder
+
+
+def retain(stage: Path, step: int, keep: int, best: int | None) -> None:
+    """After the save of `step`, remove all earlier checkpoints but step 0, the newest `keep` and the best one.
+
+    Later ones are damaged and were passed over; they do not count.
+    """
+    steps = sorted(held for held in _folders(stage) if held <= step)
+    for old in steps[:-keep]:
+        if old not in (0, best):
+            files.remove(folder_of(stage, old))
+
+
+def _refuse_not_finite(arrays: Mapping[str, Arrays], step: int) -> None:
+    for held in arrays.values():
+        for name, array in held.items():
+            if not mx.isfinite(array).all().item():
+                raise MlxEmailError(
+                    f"step {step}: {name} holds a number that is not finite; nothing was saved: lower the learning rate"
+                )
+
+
+# Reading
+
+
+def newest(stage: Path, note: Callable[[str], object]) -> Checkpoint | None:
+    """The newest checkpoint that is as it was written; None where the stage has none at all.
+
+    Each damaged one is passed over with a `note` that names the file. Raises MlxEmailError, and removes nothing, where
+    all are damaged.
+    """
+    steps = sorted(_folders(stage), reverse=True)
+    for step in steps:
+        try:
+            return verified(stage, step)
+        except Damaged as error:
+            note(f"warning: {error}; going back to an older checkpoint")
+    if steps:
+        raise MlxEmailError(f"{stage}: every checkpoint is damaged: nothing was removed; start the run again")
+    return None
+
+
+def verified(stage: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step, every byte of it compared with its manifest; Damaged, naming the file, otherwise."""
+    folder = folder_of(stage, step)
+    held = verify(folder, stage=stage.name, step=step)["files"]
+    if lacking := {lora.ADAPTERS, STATE} - held.keys():
+        raise Damaged(f"{folder} has no {min(lacking)}")
+    return Checkpoint(folder, step, read_json(folder / STATE))
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer | None) -> None:
+    """Put a verified checkpoint's adapters into the model and its moments into the optimiser.
+
+    Raises ModelError naming the array that the model does not have, lacks or has in another shape.
+    """
+    put_adapters(checkpoint.folder / lora.ADAPTERS, model)
+    if optimizer is not None and (checkpoint.folder / OPTIMIZER).is_file():
+        optimizer.state = tree_unflatten(list(_arrays(checkpoint.folder / OPTIMIZER).items()))
+
+
+def put_adapters(file: Path, model: nn.Module) -> None:
+    """Replace the model's adapters by those of a file; ModelError naming an array that does not fit."""
+    held, wanted = _arrays(file), lora.adapter_arrays(model)
+    for name in sorted(held.keys() | wanted.keys()):
+        if name not in held:
+            raise ModelError(f"{file} has no {name}")
+        if name not in wanted:
+            raise ModelError(f"{file} has {name}, which this model has not")
+        ours, theirs = wanted[name], held[name]
+        if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
+            raise ModelError(f"{file}: {name} is {theirs.dtype} {theirs.shape}, not {ours.dtype} {ours.shape}")
+        if not mx.isfinite(theirs).all().item():
+            raise ModelError(f"{file}: {name} holds a number that is not finite")
+    model.update(tree_unflatten(list(held.items())))
+
+
+def _arrays(file: Path) -> Arrays:
+    """The arrays of a safetensors file, read now: mx.load only maps it, and what replaces it later would be read."""
+    vet_safetensors(file)  # mlx trusts a header
+    try:
+        arrays = mx.load(str(file))
+        mx.eval(arrays)
+    except RuntimeError as error:
+        raise ModelError(f"{file} cannot be read: {error}") from error
+    return arrays  # ty: ignore[invalid-explicit-return] - a dict for safetensors
+
+
+def _folders(stage: Path) -> list[int]:
+    """The steps of a stage's checkpoints, damaged ones included."""
+    if not stage.is_dir():
+        return []
+    named = (NAME.fullmatch(path.name) for path in stage.iterdir() if path.is_dir())
+    return [int(match[1]) for match in named if match]

@@ -1,0 +1,91 @@
+"""Whether a run may go on from a checkpoint: it may where it would give what a run never interrupted gives."""
+
+import os
+import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import msgspec
+
+from mlx_email import files
+from mlx_email.config import Config
+from mlx_email.errors import ConfigError, DataError, ModelError
+from mlx_email.labels.prepare import FEATURES
+from mlx_email.model import source
+from mlx_email.model.load import Base
+
+# What may change between two sessions of a run: how long, how often, how it is computed and measured; not what is
+# learned from what. Paths in the configuration, stages by any name.
+MAY_CHANGE = (
+    ("compile",),
+    ("gradient_checkpointing",),
+    ("keep_checkpoints",),
+    ("memory",),
+    *(
+        ("stages", "*", name)
+        for name in ("epochs", "max_steps", "log_every", "save_every", "validate_every", "patience")
+    ),
+)
+
+
+def environment() -> dict[str, Any]:
+    """What a result may depend on besides the configuration and the data."""
+    return {
+        "mlx_email": version("mlx-email"),
+        "mlx": version("mlx"),
+        "mlx_lm": version("mlx-lm"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(mx.default_device()),
+        "cores": os.cpu_count(),
+        "mkl_cbwr": os.environ.get("MKL_CBWR"),
+    }
+
+
+def identity(base: Base, data: Path, config: Config) -> dict[str, Any]:
+    """What a checkpoint belongs to: the settings, the base model and the labelled table (a run's data folder)."""
+    return {
+        "settings": msgspec.to_builtins(config),
+        "base": source.fingerprint(base.folder),
+        "data": files.sha256(data / FEATURES),
+        "environment": environment(),
+    }
+
+
+def refuse_changes(then: dict[str, Any], now: dict[str, Any], run: Path) -> list[str]:
+    """Compare two identities of a run. Gives what differs in the environment, where the same result is only likely.
+
+    Raises ConfigError naming the setting, ModelError or DataError where something else is trained than before.
+    """
+    refuse_settings(then["settings"], now["settings"], run)
+    if then["base"] != now["base"]:
+        raise ModelError(f"{run}: the base model {now['settings']['model']} is not the one it was begun with")
+    if then["data"] != now["data"]:
+        raise DataError(f"{run}: data/{FEATURES} is not the table it was begun with")
+    changed = _differences(then["environment"], now["environment"], ())
+    return [f"{'.'.join(path)} was {was}, is {is_now}" for path, was, is_now in changed]
+
+
+def refuse_settings(then: dict[str, Any], now: dict[str, Any], run: Path) -> None:
+    """ConfigError naming a setting that a run may not change; both are configurations as plain values."""
+    for path, was, is_now in _differences(then, now, ()):
+        if not any(_matches(path, allowed) for allowed in MAY_CHANGE):
+            raise ConfigError(f"{run}: {'.'.join(path)} was {was!r} and is {is_now!r}: a run goes on as it was begun")
+
+
+def _matches(path: tuple[str, ...], allowed: tuple[str, ...]) -> bool:
+    return len(path) >= len(allowed) and all(a in ("*", p) for p, a in zip(path, allowed, strict=False))
+
+
+def _differences(a: Any, b: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+    """The leaves where two trees of plain values differ, by path; stages go by their name."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple) and all(isinstance(x, dict) for x in (*a, *b)):
+        a, b = ({str(x.get("name", i)): x for i, x in enumerate(tree)} for tree in (a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted(a.keys() | b.keys()):
+            yield from _differences(a.get(key), b.get(key), (*path, key))
+    elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
+        yield path, a, b

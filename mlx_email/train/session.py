@@ -1,0 +1,193 @@
+"""What is known while a stage trains: what it is to do, where it stands, and what this process has done for it."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.optimizers as optim
+import msgspec
+
+from mlx_email.algorithms import ALGORITHMS, Algorithm
+from mlx_email.config import Config, Stage
+from mlx_email.errors import MlxEmailError
+from mlx_email.kernels import compiling
+from mlx_email.model import lora
+from mlx_email.model.batch import Example
+from mlx_email.model.load import Base
+from mlx_email.train import batches, checkpoint, events, memory
+from mlx_email.train.loop import StepResult
+from mlx_email.train.validate import validation
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage is to do: everything is known before its first step."""
+
+    run: Path
+    base: Base
+    config: Config
+    stage: Stage
+    adapters: lora.Lora
+    parent: str | None  # the stage whose adapters this one goes on with
+    examples: Sequence[Example]
+    held_out: Sequence[Example]  # to validate on
+    identity: dict[str, Any]  # what its checkpoints belong to (`resume.identity`)
+    on_step: Callable[[StepResult, int], object]  # (result, steps in all)
+    note: Callable[[str], object]  # a line that the user should see
+
+    @property
+    def folder(self) -> Path:
+        return self.run / self.stage.name
+
+    @property
+    def algorithm(self) -> Algorithm:
+        return ALGORITHMS[tag(self.stage)]
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """Where a stage stands after a step: with the weights and the moments, all that a later session needs."""
+
+    step: int = 0
+    examples: int = 0  # seen, with repetitions
+    tokens: int = 0  # real supervised ones
+    loss: float | None = None  # of the last step
+    best_step: int | None = None  # of the lowest validation loss
+    best_loss: float | None = None
+    worse: int = 0  # validations since
+
+
+@dataclass
+class Session:
+    """One process's work on a stage: where the stage stands, and what this process has done for it."""
+
+    job: Job
+    steps: int  # in all
+    optimizer: optim.Optimizer
+    standing: Standing
+    saved: int = field(init=False)  # the step of the newest checkpoint
+    plan: batches.Plan | None = field(init=False)  # of the examples that are validated on
+    compiled: bool = field(init=False)
+    tokens: int = 0
+    seconds: float = 0.0
+    traces: int = 0
+
+    def __post_init__(self) -> None:
+        held_out, chosen = self.job.held_out, self.job.config.compile
+        self.saved = self.standing.step
+        self.plan = batches.plan(held_out, self.job.stage.batch_size) if held_out else None
+        self.compiled = compiling.by_default() if chosen is None else chosen
+
+    @property
+    def patience_is_over(self) -> bool:
+        return self.job.stage.patience is not None and self.standing.worse >= self.job.stage.patience
+
+    @property
+    def over(self) -> bool:
+        return self.standing.step == self.steps or self.patience_is_over
+
+    @property
+    def validation_is_due(self) -> bool:
+        every, step = self.job.stage.validate_every, self.standing.step
+        return self.plan is not None and every is not None and (step % every == 0 or step == self.steps)
+
+    @property
+    def save_is_due(self) -> bool:
+        step = self.standing.step
+        return step % self.job.stage.save_every == 0 or self.standing.best_step == step
+
+    @property
+    def too_much_memory(self) -> str:
+        """What is wrong, or nothing."""
+        used, allowed = memory.peak_gb(), memory.ceiling_gb(self.job.config.memory.limit_gb)
+        return f"too much memory ({used:.2f} GB used, {allowed:.2f} allowed)" if used > allowed else ""
+
+    def take(self, result: StepResult) -> None:
+        """Count and log a step."""
+        before, stage = self.standing, self.job.stage
+        self.standing = msgspec.structs.replace(
+            before,
+            step=result.step,
+            examples=before.examples + result.examples,
+            tokens=before.tokens + result.tokens,
+            loss=result.loss,
+        )
+        self.tokens += result.tokens
+        self.seconds += result.seconds
+        if result.traces > max(self.traces, batches.MAX_SHAPES):
+            self.job.note(f"warning: step {result.step} made {result.traces} compiled traces: its shapes vary")
+        self.traces = result.traces
+        if result.step % stage.log_every == 0 or result.step in (1, self.steps):
+            self.append({"event": "step", **_said_of(result)})
+        self.job.on_step(result, self.steps)
+
+    def validate(self) -> None:
+        """Measure on the examples that are held out, and remember the best step."""
+        assert self.plan is not None  # noqa: S101 - validation_is_due has seen to it
+        found = validation(self.job.base.model, self.job.algorithm, self.job.stage, self.job.held_out, self.plan)
+        before, loss = self.standing, found["val/loss"]
+        if not math.isfinite(loss):
+            raise MlxEmailError(f"step {before.step}: the validation loss is {loss}: lower the learning rate")
+        if before.best_loss is None or loss < before.best_loss:
+            changes: dict[str, Any] = {"best_step": before.step, "best_loss": loss, "worse": 0}
+        else:
+            changes = {"worse": before.worse + 1}
+        self.standing = msgspec.structs.replace(before, **changes)
+        self.append({"event": "validation", "step": before.step, **found})
+
+    def save(self) -> None:
+        """Publish a checkpoint of where the stage stands."""
+        save(self.job, self.standing, self.optimizer)
+        self.saved = self.standing.step
+
+    def append(self, event: dict[str, Any]) -> None:
+        events.append(self.job.run, {**event, "stage": self.job.stage.name})
+
+    def record(self) -> dict[str, Any]:
+        """What stage.json says."""
+        standing = self.standing
+        return {
+            "stage": self.job.stage.name,
+            "algorithm": tag(self.job.stage),
+            "parent": self.job.parent,
+            "steps": standing.step,
+            "planned_steps": self.steps,
+            "result_step": standing.step if standing.best_step is None else standing.best_step,
+            "examples": len(self.job.examples),
+            "tokens": standing.tokens,
+            "loss": standing.loss,
+            "val/loss": standing.best_loss,
+            "compiled": self.compiled,
+            "traces": self.traces,
+            "tokens_per_second": self.tokens / self.seconds if self.seconds else None,
+            "memory/peak_gb": memory.peak_gb(),
+        }
+
+
+def save(job: Job, standing: Standing, optimizer: optim.Optimizer | None) -> None:
+    """Publish a checkpoint of where the stage stands; `optimizer` None where it has no moments yet."""
+    state = {"standing": msgspec.to_builtins(standing), "identity": job.identity}
+    checkpoint.save(job.folder, standing.step, job.base.model, job.adapters, job.config.model, optimizer, state)
+    checkpoint.retain(job.folder, standing.step, job.config.keep_checkpoints, standing.best_step)
+    # Flushed with all events before it: what happened before a checkpoint is on the disk when it is.
+    events.append(job.run, {"event": "checkpoint", "stage": job.stage.name, "step": standing.step}, flush=True)
+
+
+def _said_of(result: StepResult) -> dict[str, Any]:
+    """What events.jsonl says of a step."""
+    return {
+        "step": result.step,
+        "loss": result.loss,
+        "tokens": result.tokens,
+        "grad_norm": result.grad_norm,
+        "lr": result.lr,
+        "tokens_per_second": result.tokens / result.seconds,
+        "traces": result.traces,
+        **result.metrics,
+    }
+
+
+def tag(stage: Stage) -> str:
+    """The key of ALGORITHMS for a stage's settings: their tag in the configuration."""
+    return str(stage.__struct_config__.tag)

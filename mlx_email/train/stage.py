@@ -1,0 +1,163 @@
+"""One stage of a run: the loop's results logged, validated, saved; and at the end its adapter, for whoever wants it.
+
+RUN/STAGE/step-000120/          checkpoints (`checkpoint`)
+RUN/STAGE/adapters.safetensors  the result: of the best step where there were validations, else of the last
+RUN/STAGE/adapter_config.json
+RUN/STAGE/stage.json            what the stage did; written last: a stage is finished when it is there
+"""
+
+import dataclasses
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.optimizers as optim
+import msgspec
+
+from mlx_email import files
+from mlx_email.errors import DataError, MlxEmailError, ModelError
+from mlx_email.model import checkpointing, lora, source
+from mlx_email.train import batches, checkpoint, events, interrupts, memory, resume
+from mlx_email.train.loop import StepResult, train
+from mlx_email.train.optimizer import adamw, learning_rate
+from mlx_email.train.reference import with_reference
+from mlx_email.train.session import Job, Session, Standing, save
+
+RECORD = "stage.json"
+
+
+def finished(run: Path, stage: str) -> bool:
+    """Whether a stage has its result."""
+    return (run / stage / RECORD).is_file()
+
+
+def result(run: Path, stage: str) -> Path:
+    """The folder of a finished stage; ModelError where its adapter is not as it was written."""
+    folder = run / stage
+    if files.sha256(folder / lora.ADAPTERS) != source.read_object(folder / RECORD).get("sha256"):
+        raise ModelError(f"{folder / lora.ADAPTERS} is damaged: it is not what {RECORD} says")
+    return folder
+
+
+def train_stage(job: Job) -> dict[str, Any]:
+    """Train a stage from where it stands and publish its result; gives what stage.json holds.
+
+    The base model has the adapters to begin with, and holds the stage's result afterwards. Raises DataError where
+    there is nothing to train on, `resume`'s errors where the checkpoints are of something else, Interrupted after an
+    interrupt, and MlxEmailError where the numbers, the disk or the memory end it; the checkpoints stay.
+    """
+    stage, config, model = job.stage, job.config, job.base.model
+    if not job.examples:
+        raise DataError("the training split is empty: there is no labelled mail to learn from")
+    plan = batches.plan(job.examples, stage.batch_size)
+    steps = stage.epochs * batches.steps_per_epoch(plan, stage.accumulation)
+    steps = steps if stage.max_steps is None else min(steps, stage.max_steps)
+    optimizer = adamw(config.weight_decay)
+    session = Session(job, steps, optimizer, _begin(job, optimizer))
+    events.append(job.run, {"event": "begin", "stage": stage.name, "step": session.standing.step, "steps": steps})
+    job = session.job = _with_reference(job)
+    memory.settle(config.memory.cache_gb)
+    mx.reset_peak_memory()
+    if config.gradient_checkpointing:
+        checkpointing.apply(model)
+    try:
+        first = session.standing.step
+        results = train(
+            model,
+            job.algorithm,
+            stage,
+            itertools.islice(
+                batches.steps(job.examples, plan, stage.accumulation, config.seed, start=first), max(steps - first, 0)
+            ),
+            optimizer,
+            lambda step: learning_rate(stage.schedule, step, steps, stage.learning_rate, stage.warmup),
+            clip=config.gradient_clip,
+            seed=config.seed,
+            compiled=session.compiled,
+            start=first,
+        )
+        if not session.patience_is_over:  # it may be: killed between the last step and its result
+            follow(results, session)
+    except MlxEmailError as error:
+        there = f"The last checkpoint is of step {session.saved}; to go on from it: {_command(job)}"
+        raise type(error)(f"{error}. {there}") from error
+    finally:
+        checkpointing.remove(model)
+    return _finish(job, session.record())
+
+
+def follow(results: Iterator[StepResult], session: Session) -> None:
+    """Take the steps one after another: log, validate, save, and stop at the end, for good or on request."""
+    with interrupts.deferred(session.job.note) as stop:
+        for result in results:
+            session.take(result)
+            if session.validation_is_due:
+                session.validate()
+            if session.over or session.save_is_due or session.too_much_memory or stop.requested:
+                session.save()
+            if session.over:
+                return
+            if session.too_much_memory:
+                raise MlxEmailError(f"step {result.step}: {session.too_much_memory}: {memory.ADVICE}")
+            if stop.requested:
+                there = f"saved at step {result.step} of {session.steps}"
+                raise interrupts.Interrupted(f"{there}; to go on: {_command(session.job)}")
+
+
+def _begin(job: Job, optimizer: optim.Optimizer) -> Standing:
+    """Where the stage stands: at its newest valid checkpoint, which is put into the model, or at its beginning, which
+    is saved: what the losses compare with never moves."""
+    found = checkpoint.newest(job.folder, job.note)
+    if found is None:
+        _warn_of_little_space(job)
+        save(job, Standing(), None)
+        return Standing()
+    for change in resume.refuse_changes(found.state["identity"], job.identity, job.run):
+        job.note(f"warning: {change} when the run was begun: the result may differ in its last digits")
+    checkpoint.restore(found, job.base.model, optimizer)
+    events.rewind(job.run, job.stage.name, found.step)
+    job.note(f"{job.stage.name}: goes on after step {found.step}")
+    return msgspec.convert(found.state["standing"], Standing)
+
+
+def _with_reference(job: Job) -> Job:
+    """The job with what the reference thinks of its examples, where the algorithm asks for it."""
+    if not job.algorithm.reference:
+        return job
+    job.note(f"{job.stage.name}: reference log-probabilities of {len(job.examples) + len(job.held_out)} examples")
+    kinds = {"train": job.examples, "validation": job.held_out}
+    known = [
+        with_reference(job.folder, kind, job.base.model, examples, job.stage.batch_size)
+        for kind, examples in kinds.items()
+    ]
+    return dataclasses.replace(job, examples=known[0], held_out=known[1])
+
+
+def _warn_of_little_space(job: Job) -> None:
+    """Adapters and their two moments, for the checkpoints that are kept, the best, and the one being written."""
+    one = 3 * sum(array.nbytes for array in lora.adapter_arrays(job.base.model).values())
+    needed, free = one * (job.config.keep_checkpoints + 2), shutil.disk_usage(job.run).free
+    if free < needed:
+        job.note(
+            f"warning: {free / 1e9:.2f} GB free at {job.run}, and the checkpoints of {job.stage.name} take up to "
+            f"{needed / 1e9:.2f} GB: free some, or lower keep_checkpoints"
+        )
+
+
+def _command(job: Job) -> str:
+    return f"mlx-email train --resume {job.run}"
+
+
+def _finish(job: Job, record: dict[str, Any]) -> dict[str, Any]:
+    """Publish the stage's result and put it into the model."""
+    chosen = checkpoint.verified(job.folder, record["result_step"])
+    for name in (lora.ADAPTERS, lora.ADAPTER_CONFIG):
+        files.write(job.folder / name, (chosen.folder / name).read_bytes())
+    record["sha256"] = files.sha256(job.folder / lora.ADAPTERS)
+    files.write_json(job.folder / RECORD, record)
+    events.append(job.run, {"event": "stage", "step": record["steps"], **record}, flush=True)
+    checkpoint.put_adapters(job.folder / lora.ADAPTERS, job.base.model)
+    return record
