@@ -67,22 +67,14 @@ class PromptCache:
 class BranchCache:
     """A layer's cache of the branch pass: G branches a prompt, each seeing its prompt and its own past."""
 
-    def __init__(self, prompt: PromptCache, offset: mx.array, branches: int) -> None:
+    def __init__(self, prompt: PromptCache, offset: mx.array) -> None:
         self.prompt = prompt
         self.offset = offset  # (B * G,): the prompts' lengths, where rotary positions go on
-        self.branches = branches
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        return self._joined(self.prompt.keys, keys), self._joined(self.prompt.values, values)
-
-    def _joined(self, prompt: mx.array | None, branch: mx.array) -> mx.array:
-        """(B, H, P, E) and (B * G, H, n, E) -> (B * G, H, P + n, E)."""
-        if prompt is None:
+        if self.prompt.keys is None or self.prompt.values is None:
             raise ModelError("this model hands no keys to its cache: its architecture is not supported")
-        # Repeating the prompt first would make a second copy of it; a broadcast makes none before they are joined.
-        own = branch.reshape(prompt.shape[0], self.branches, *branch.shape[1:])
-        shared = mx.broadcast_to(prompt[:, None], (*own.shape[:2], *prompt.shape[1:]))
-        return mx.concatenate([shared, own], axis=3).flatten(0, 1)
+        return _joined(self.prompt.keys, keys), _joined(self.prompt.values, values)
 
     def make_mask(self, n: int, return_array: bool = True, window_size: int | None = None) -> mx.array:  # noqa: ARG002
         """(B * G, 1, n, P + n) bool: the prompt without its padding, then causal; within the window if there is one."""
@@ -109,7 +101,15 @@ class BranchCache:
         self.prompt.hold(arrays)
 
     def empty(self) -> "BranchCache":
-        return BranchCache(self.prompt.empty(), self.offset, self.branches)
+        return BranchCache(self.prompt.empty(), self.offset)
+
+
+def _joined(prompt: mx.array, branch: mx.array) -> mx.array:
+    """Each prompt before each of its branches: (B, H, P, E) and (B * G, H, n, E) -> (B * G, H, P + n, E)."""
+    own = mx.unflatten(branch, 0, (prompt.shape[0], -1))
+    # Broadcast, not repeated: of more than one prompt that would be a second copy.
+    shared = mx.broadcast_to(prompt[:, None], (*own.shape[:2], *prompt.shape[1:]))
+    return mx.concatenate([shared, own], axis=3).flatten(0, 1)
 
 
 def completion_logps(
@@ -142,22 +142,23 @@ def _logps(model: nn.Module, hidden: mx.array, completions: mx.array, gradient: 
 
 
 def shared_hidden(model: nn.Module, prompts: mx.array, prompt_lengths: mx.array, completions: mx.array) -> mx.array:
-    """The hidden states (B, G, C, D) that the completion tokens are predicted from, each prompt computed once."""
+    """The hidden states (B, G, C, D) that the completion tokens are predicted from, each prompt computed once.
+
+    A prompt's last token begins every branch, as it is what the first completion token is predicted from. So nothing
+    asks for what the last layer makes of the prompt but its keys and values, and the rest of that layer is never run.
+    """
     body, _ = split(model)
     batch, branches, length = completions.shape
+    lengths = prompt_lengths - 1  # without the last token
     caches = [PromptCache(_window(cache)) for cache in make_prompt_cache(model)]
-    prompt_hidden = body(prompts, cache=caches)  # (B, P, D)
-
-    # The first completion token is predicted from the last real prompt position, the others from their predecessor.
-    last = mx.take_along_axis(prompt_hidden, (prompt_lengths - 1)[:, None, None], axis=1)  # (B, 1, D)
-    first = mx.broadcast_to(last[:, None], (batch, branches, 1, last.shape[-1]))
-    if length == 1:
-        return first
+    body(prompts[:, : max(prompts.shape[1] - 1, 1)], cache=caches)
     dropout.advance(model)
-    inputs = completions[..., :-1].reshape(batch * branches, length - 1)
-    offset = mx.repeat(prompt_lengths, branches)
-    hidden = body(inputs, cache=[BranchCache(cache, offset, branches) for cache in caches])
-    return mx.concatenate([first, hidden.reshape(batch, branches, length - 1, -1)], axis=2)
+    last = mx.take_along_axis(prompts, lengths[:, None], axis=1)  # (B, 1)
+    last = mx.broadcast_to(last[:, None], (batch, branches, 1))
+    inputs = mx.concatenate([last, completions[..., :-1]], axis=2).reshape(batch * branches, length)
+    offset = mx.repeat(lengths, branches)
+    hidden = body(inputs, cache=[BranchCache(cache, offset) for cache in caches])
+    return hidden.reshape(batch, branches, length, -1)
 
 
 def _window(cache: object) -> int | None:
@@ -234,7 +235,7 @@ def agrees_with_model(model: nn.Module) -> bool:
 
 def _agrees(hidden_states: Callable[..., mx.array], model: nn.Module) -> bool:
     # Two prompts of different length with two completions each; small ids, which every vocabulary has.
-    prompts, lengths = mx.array([[1, 5, 3], [2, 4, 1]]), [3, 2]
+    prompts, lengths = mx.array([[1, 5, 3, 2, 4], [2, 4, 1, 5, 3]]), [5, 1]
     completions = mx.array([[[2, 4, 1], [3, 1, 2]], [[1, 3, 5], [5, 2, 4]]])
     ours = _logps(model, hidden_states(model, prompts, mx.array(lengths), completions), completions, gradient=False)
     exact = True
@@ -247,4 +248,4 @@ def _agrees(hidden_states: Callable[..., mx.array], model: nn.Module) -> bool:
         theirs = mx.take_along_axis(logps, completions[row, :, :, None], axis=-1)[..., 0]
         difference, size = difference + mx.abs(ours[row] - theirs).sum(), size + mx.abs(theirs).sum()
     # A wrong path is off by whole nats in a trained model, by less in a random one; half precision by some percent.
-    return (difference < (1e-3 if exact else 0.03) * size).item() is True
+    return (difference < (5e-3 if exact else 0.03) * size).item() is True

@@ -111,10 +111,9 @@ def test_the_keys_of_a_computation_that_is_run_again():
 
 
 def test_the_two_passes_of_the_forward_draw_otherwise(small, monkeypatch):
-    """One prompt of one token, and completions that repeat it: without `advance` both passes drop the same."""
+    """A prompt of two tokens, whose last begins the branch: two passes of one token, without `advance` the same."""
     model = small.build("llama", dropout=0.5).train()
-    ids = mx.full((1, 1), 7)
-    inputs = ids, mx.array([1]), mx.full((1, 1, 2), 7), mx.ones((1, 1, 2))
+    inputs = mx.full((1, 2), 7), mx.array([2]), mx.full((1, 1, 1), 7), mx.ones((1, 1, 1))
     seen = []
     honest = Dropout.__call__
 

@@ -50,19 +50,19 @@ class PromptPaddingSeen(BranchCache):
 
 
 class OffByOne(BranchCache):
-    def __init__(self, prompt, offset, branches):
-        super().__init__(prompt, offset, branches)
+    def __init__(self, prompt, offset):
+        super().__init__(prompt, offset)
         self.mask_offset, self.offset = offset, offset + 1
 
     def make_mask(self, n, return_array=False, window_size=None):  # only the positions are wrong, not what is seen
-        return BranchCache(self.prompt, self.mask_offset, self.branches).make_mask(n, return_array, window_size)
+        return BranchCache(self.prompt, self.mask_offset).make_mask(n, return_array, window_size)
 
 
 class WindowForgotten(BranchCache):
     def make_mask(self, n, return_array=False, window_size=None):
         whole = PromptCache()
         whole.hold(self.prompt.arrays())
-        return BranchCache(whole, self.offset, self.branches).make_mask(n)
+        return BranchCache(whole, self.offset).make_mask(n)
 
 
 FAULTS = [(name, fault) for name in SHARED for fault in (PromptPaddingSeen, OffByOne)]
