@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -229,7 +229,8 @@ def main() -> None:
     with ExitStack() as stack:
         file: BinaryIO = stack.enter_context(given.out.open("wb"))
         if given.out.suffix == ".gz":  # without a name and a time in its head: the same bytes every time
-            file = stack.enter_context(gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0))
+            packed = gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0)
+            file = cast(BinaryIO, stack.enter_context(packed))
         if given.format == "mbox":
             write_mbox(file, messages=given.messages, seed=given.seed)
         else:

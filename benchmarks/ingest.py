@@ -16,7 +16,7 @@ import threading
 import time
 from pathlib import Path
 
-from corpus import write_tar
+from corpus import write_tar  # ty: ignore[import-not-found] - it lies beside this script
 
 SIZES = 4  # of the synthetic corpora
 COMMAND = (sys.executable, "-m", "mlx_email", "prepare", "--json")

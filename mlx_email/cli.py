@@ -170,6 +170,26 @@ def export(run: Path, out: Path, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.option("--quick", is_flag=True, help="Toy sizes: does everything work? No ratio means anything.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
+def bench(names: tuple[str, ...], quick: bool, as_json: bool) -> None:
+    """Measure training beside mlx-lm and mlx-lm-lora: same weights, same examples, side by side.
+
+    NAME is sft, dpo or grpo; without one: all. A peer that is not installed is left out and named
+    (pip install 'mlx-email[bench]').
+
+    \b
+    Example: mlx-email bench sft
+    """
+    from mlx_email.benchmarks import compare
+
+    progress = Progress(quiet=as_json)
+    record = compare.run(names, quick=quick, note=progress.note)
+    click.echo(_json(record) if as_json else compare.table(record))
+
+
+@cli.command()
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="The folder to make.")
 @click.option("--messages", type=click.IntRange(1), default=10_700, show_default=True, help="Received messages.")
 @click.option("--noise", type=click.FloatRange(0, 1), default=0.08, show_default=True, help="Share of slips.")

@@ -45,6 +45,7 @@ def write(path: Path, data: bytes | str) -> None:
     """Replace `path` by `data` in one step; mode 0600, since what we write is made from mail."""
     temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     try:
+        _sweep(path.parent)
         with open_private(temporary) as file:
             file.write(data.encode() if isinstance(data, str) else data)
         fsync(temporary)
@@ -74,27 +75,35 @@ def publish(folder: Path, *, flush: bool = True) -> Generator[Path]:
     shown, folder = folder, folder.resolve()
     temporary = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(folder)
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(mode=0o700)
-    except OSError as error:
-        kind = MlxEmailError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UserError
-        raise kind(f"cannot write {shown}: {error.strerror or error}") from error
-    try:
+        _make(temporary, shown)
         yield temporary
         _rename(temporary, folder, flush=flush)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _make(temporary: Path, shown: Path) -> None:
+    """Make a hidden folder, and those that it lies in; errors say what the user has `shown`."""
+    try:
+        temporary.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(temporary.parent)
+        _discard(temporary)
+        temporary.mkdir(mode=0o700)
+    except OSError as error:
+        kind = MlxEmailError if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO) else UserError
+        raise kind(f"cannot write {shown}: {error.strerror or error}") from error
+
+
 def remove(folder: Path) -> None:
-    """Remove a folder so that it is whole or gone whenever this is interrupted; MlxEmailError where that fails."""
+    """Remove a folder (or what lies in its place) so that it is whole or gone whenever this is interrupted.
+
+    Raises MlxEmailError where that fails.
+    """
     hidden = folder.with_name(f"{TEMPORARY}{folder.name}-{os.getpid()}")
     try:
-        shutil.rmtree(hidden, ignore_errors=True)
+        _discard(hidden)
         folder.rename(hidden)
-        shutil.rmtree(hidden)
+        _discard(hidden)
     except OSError as error:
         raise MlxEmailError(f"cannot remove {folder}: {error.strerror or error}") from error
 
@@ -109,11 +118,20 @@ def check_new(folder: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what processes that are gone have left beside `folder`: it may be somebody's mail."""
-    for left in folder.parent.glob(f"{TEMPORARY}*"):
+    """Remove what processes that are gone were writing in `folder`: it may be somebody's mail."""
+    for left in folder.glob(f"{TEMPORARY}*"):
         process = left.name.rpartition("-")[2]
         if process.isdigit() and not _alive(int(process)):
-            shutil.rmtree(left, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                _discard(left)
+
+
+def _discard(path: Path) -> None:
+    """Remove a folder, a file or a link, where there is one; never what a link leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _alive(process: int) -> bool:

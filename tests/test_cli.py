@@ -61,6 +61,7 @@ def test_the_options_are_these_and_no_others():
         "evaluate": ["as_json", "data", "runs", "split"],
         "predict": ["as_json", "files", "owner", "run"],
         "export": ["as_json", "out", "run"],
+        "bench": ["as_json", "names", "quick"],
         "synth": ["messages", "noise", "out", "seed"],
     }
 

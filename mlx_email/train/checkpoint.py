@@ -70,7 +70,9 @@ def save(
         arrays[OPTIMIZER] = dict(sorted(tree_flatten(optimizer.state)))
     _refuse_not_finite(arrays, step)
     folder = folder_of(stage, step)
-    if folder.exists():  # a damaged one that was passed over; the step has now been done again
+    if step > 0 and not stage.is_dir():  # moved, or its disk taken away: elsewhere it would be of no use
+        raise MlxEmailError(f"cannot write {folder}: {stage} is gone")
+    if folder.exists() or folder.is_symlink():  # damaged and passed over; the step has now been done again
         files.remove(folder)
     with files.publish(folder) as temporary:
         lora.save(temporary, model, adapters, base)
@@ -108,7 +110,7 @@ def _refuse_not_finite(arrays: Mapping[str, Arrays], step: int) -> None:
 
 
 def newest(stage: Path, note: Callable[[str], object]) -> Checkpoint | None:
-    """The newest checkpoint that is as it was written; None where the stage has none at all.
+    """The newest checkpoint that is as it was written, as is the best one before it; None where there is none at all.
 
     Each damaged one is passed over with a `note` that names the file. Raises MlxEmailError, and removes nothing, where
     all are damaged.
@@ -116,7 +118,11 @@ def newest(stage: Path, note: Callable[[str], object]) -> Checkpoint | None:
     steps = sorted(_folders(stage), reverse=True)
     for step in steps:
         try:
-            return verified(stage, step)
+            found = verified(stage, step)
+            best = found.state["standing"]["best_step"]
+            if best is not None:
+                verified(stage, best)  # the stage's result, unless a better one comes
+            return found
         except Damaged as error:
             note(f"warning: {error}; going back to an older checkpoint")
     if steps:
@@ -128,24 +134,35 @@ def verified(stage: Path, step: int) -> Checkpoint:
     """The checkpoint of a step, every byte of it compared with its manifest; Damaged, naming the file, otherwise."""
     folder = folder_of(stage, step)
     held = verify(folder, stage=stage.name, step=step)["files"]
-    if lacking := {lora.ADAPTERS, STATE} - held.keys():
+    needed = {lora.ADAPTERS, lora.ADAPTER_CONFIG, STATE} | ({OPTIMIZER} if step > 0 else set())
+    if lacking := needed - held.keys():
         raise Damaged(f"{folder} has no {min(lacking)}")
-    return Checkpoint(folder, step, read_json(folder / STATE))
+    state = read_json(folder / STATE)
+    if lacking := {"standing", "identity"} - state.keys():
+        raise Damaged(f"{folder / STATE} has no {min(lacking)}")
+    return Checkpoint(folder, step, state)
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer | None) -> None:
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer) -> None:
     """Put a verified checkpoint's adapters into the model and its moments into the optimiser.
 
-    Raises ModelError naming the array that the model does not have, lacks or has in another shape.
+    Raises ModelError naming an array that does not fit.
     """
     put_adapters(checkpoint.folder / lora.ADAPTERS, model)
-    if optimizer is not None and (checkpoint.folder / OPTIMIZER).is_file():
-        optimizer.state = tree_unflatten(list(_arrays(checkpoint.folder / OPTIMIZER).items()))
+    if checkpoint.step > 0:
+        optimizer.init(model.trainable_parameters())
+        held = _fitting(checkpoint.folder / OPTIMIZER, dict(tree_flatten(optimizer.state)))
+        optimizer.state = tree_unflatten(list(held.items()))
 
 
 def put_adapters(file: Path, model: nn.Module) -> None:
     """Replace the model's adapters by those of a file; ModelError naming an array that does not fit."""
-    held, wanted = _arrays(file), lora.adapter_arrays(model)
+    model.update(tree_unflatten(list(_fitting(file, lora.adapter_arrays(model)).items())))
+
+
+def _fitting(file: Path, wanted: Arrays) -> Arrays:
+    """The arrays of a file; ModelError where they are not finite, or have not the names, shapes and types `wanted`."""
+    held = _arrays(file)
     for name in sorted(held.keys() | wanted.keys()):
         if name not in held:
             raise ModelError(f"{file} has no {name}")
@@ -156,7 +173,7 @@ def put_adapters(file: Path, model: nn.Module) -> None:
             raise ModelError(f"{file}: {name} is {theirs.dtype} {theirs.shape}, not {ours.dtype} {ours.shape}")
         if not mx.isfinite(theirs).all().item():
             raise ModelError(f"{file}: {name} holds a number that is not finite")
-    model.update(tree_unflatten(list(held.items())))
+    return held
 
 
 def _arrays(file: Path) -> Arrays:
@@ -175,4 +192,4 @@ def _folders(stage: Path) -> list[int]:
     if not stage.is_dir():
         return []
     named = (NAME.fullmatch(path.name) for path in stage.iterdir() if path.is_dir())
-    return [int(match[1]) for match in named if match]
+    return list({int(match[1]) for match in named if match})

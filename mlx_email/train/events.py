@@ -1,6 +1,7 @@
 """events.jsonl, a run's diary: a line an event. It holds numbers and names of stages, never any mail text."""
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -13,8 +14,14 @@ EVENTS = "events.jsonl"
 
 
 def append(run: Path, event: dict[str, Any], *, flush: bool = False) -> None:
-    """Add one line; mode 0600. With `flush` this and all lines before it are on the disk afterwards."""
-    line = json.dumps({"time": round(time.time(), 3), **event}, allow_nan=False) + "\n"
+    """Add one line; mode 0600. With `flush` this and all lines before it are on the disk afterwards.
+
+    JSON has no NaN: a metric that is not finite is null (a loss that is not ends the run, and is in its error).
+    """
+    finite = {
+        key: value if not isinstance(value, float) or math.isfinite(value) else None for key, value in event.items()
+    }
+    line = json.dumps({"time": round(time.time(), 3), **finite}, allow_nan=False) + "\n"
     try:
         descriptor = os.open(run / EVENTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -37,7 +44,7 @@ def read(run: Path) -> list[dict[str, Any]]:
 def _event(line: bytes) -> dict[str, Any] | None:
     try:
         event = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return event if isinstance(event, dict) else None
 

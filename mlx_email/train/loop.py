@@ -80,7 +80,8 @@ def train(
                 f"step {step}: loss {loss}, gradient norm {grad_norm}, learning rate {lr}; the weights are as after "
                 f"step {step - 1}. Lower the learning rate, or look at the messages {messages}"
             )
-        update(gradients, lr)
+        with exhausted(f"step {step}"):
+            update(gradients, lr)
         yield StepResult(
             step=step,
             loss=loss,
@@ -88,7 +89,7 @@ def train(
             examples=sum(len(batch.ids) for batch in batches),
             grad_norm=grad_norm,
             lr=lr,
-            seconds=time.perf_counter() - started,
+            seconds=max(time.perf_counter() - started, 1e-9),  # divided by; a clock may stand
             traces=share.traces,
             metrics={name: as_float(value) / max(as_float(n), 1.0) for name, (value, n) in metrics.items()},
         )

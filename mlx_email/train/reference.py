@@ -15,6 +15,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_unflatten
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mlx_email import files
@@ -68,7 +69,7 @@ def _part(folder: Path, model: nn.Module, part: Sequence[Example], batch_size: i
         with files.publish(folder) as temporary:
             try:
                 save_file({"logps": rows}, temporary / LOGPS)
-            except OSError as error:
+            except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
                 raise MlxEmailError(f"cannot write {folder / LOGPS}: {error}") from error
             seal(temporary, examples=about)
     return [

@@ -40,7 +40,9 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": str(mx.default_device()),
-        "cores": os.cpu_count(),
+        # Small products of MKL are summed in an order that depends on its threads, whatever MKL_CBWR says.
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": os.environ.get("MKL_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS"),
         "mkl_cbwr": os.environ.get("MKL_CBWR"),
     }
 

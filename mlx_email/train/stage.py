@@ -8,6 +8,7 @@ RUN/STAGE/stage.json            what the stage did; written last: a stage is fin
 
 import dataclasses
 import itertools
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,29 +99,38 @@ def follow(results: Iterator[StepResult], session: Session) -> None:
                 session.validate()
             if session.over or session.save_is_due or session.too_much_memory or stop.requested:
                 session.save()
+            if stop.requested:  # in the last step too: what follows a stage would not be interrupted
+                there = f"saved at step {result.step} of {session.steps}"
+                raise interrupts.Interrupted(f"{there}; to go on: {_command(session.job)}")
             if session.over:
                 return
             if session.too_much_memory:
                 raise MlxEmailError(f"step {result.step}: {session.too_much_memory}: {memory.ADVICE}")
-            if stop.requested:
-                there = f"saved at step {result.step} of {session.steps}"
-                raise interrupts.Interrupted(f"{there}; to go on: {_command(session.job)}")
 
 
 def _begin(job: Job, optimizer: optim.Optimizer) -> Standing:
     """Where the stage stands: at its newest valid checkpoint, which is put into the model, or at its beginning, which
     is saved: what the losses compare with never moves."""
     found = checkpoint.newest(job.folder, job.note)
+    _refuse_changes(job, found)
     if found is None:
         _warn_of_little_space(job)
+        events.rewind(job.run, job.stage.name, -1)  # nothing has happened to it; what was being said before is cut off
         save(job, Standing(), None)
         return Standing()
-    for change in resume.refuse_changes(found.state["identity"], job.identity, job.run):
-        job.note(f"warning: {change} when the run was begun: the result may differ in its last digits")
     checkpoint.restore(found, job.base.model, optimizer)
     events.rewind(job.run, job.stage.name, found.step)
     job.note(f"{job.stage.name}: goes on after step {found.step}")
     return msgspec.convert(found.state["standing"], Standing)
+
+
+def _refuse_changes(job: Job, found: checkpoint.Checkpoint | None) -> None:
+    """Refuse to go on with something else than was begun: in this stage, or where it has not begun, in its parent."""
+    if found is None and job.parent is not None:
+        found = checkpoint.newest(job.run / job.parent, job.note)
+    if found is not None:
+        for change in resume.refuse_changes(found.state["identity"], job.identity, job.run):
+            job.note(f"warning: the run was begun elsewhere ({change}): the result may differ in its last digits")
 
 
 def _with_reference(job: Job) -> Job:
@@ -148,7 +158,7 @@ def _warn_of_little_space(job: Job) -> None:
 
 
 def _command(job: Job) -> str:
-    return f"mlx-email train --resume {job.run}"
+    return f"mlx-email train --resume {shlex.quote(str(job.run))}"
 
 
 def _finish(job: Job, record: dict[str, Any]) -> dict[str, Any]:

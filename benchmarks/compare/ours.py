@@ -1,0 +1,71 @@
+"""Our side: the package's own training loop, called nowhere else in the benchmark."""
+
+import math
+from collections.abc import Iterable
+from itertools import islice
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_unflatten
+from mlx_lm.utils import load_model
+
+from mlx_email.algorithms import Algorithm
+from mlx_email.algorithms.record import Arrays
+from mlx_email.benchmarks.compare.keep import RATE
+from mlx_email.benchmarks.compare.side import Job
+from mlx_email.benchmarks.compare.workload import ADAPTER, MODEL
+from mlx_email.kernels import compiling
+from mlx_email.model import load, lora
+from mlx_email.model.batch import Batch
+from mlx_email.model.forward import completion_logps
+from mlx_email.train.loop import train
+from mlx_email.train.optimizer import adamw
+
+
+def policy(job: Job) -> nn.Module:
+    """The workload's model with its adapters, ready to be trained."""
+    model, _ = load_model(job.folder / MODEL)
+    load.prepare(model)
+    lora.load(model, job.folder / ADAPTER)
+    return model
+
+
+def steps(policy: nn.Module, algorithm: Algorithm, batches: Iterable[list[Batch]], job: Job) -> None:
+    """Train the policy for the job's steps."""
+    results = train(
+        policy,
+        algorithm,
+        None,
+        islice(batches, job.total),
+        job.keep or adamw(weight_decay=0.0),
+        rate=lambda step: RATE,  # noqa: ARG005
+        clip=math.inf if job.keep else 1.0,
+        seed=0,
+        compiled=compiling.by_default(),
+    )
+    for result in results:
+        job.pace(result.loss, result.tokens)
+
+
+def reference_logps(policy: nn.Module, arrays: Arrays) -> mx.array:
+    """Log-probabilities under the base: the same weights, with zeros for the adapters while it runs."""
+    trained = lora.adapter_arrays(policy)
+    policy.update(tree_unflatten([(name, mx.zeros_like(array)) for name, array in trained.items()]))
+    policy.eval()
+    logps = completion_logps(
+        policy,
+        arrays["prompts"],
+        arrays["prompt_lengths"],
+        arrays["completions"],
+        arrays["completion_mask"],
+        gradient=False,
+    )
+    mx.eval(logps)
+    policy.update(tree_unflatten(list(trained.items())))
+    policy.train()
+    return logps
+
+
+def with_reference(batch: list[Arrays], policy: nn.Module, settings: None) -> list[Arrays]:  # noqa: ARG001
+    """The `prepare` that scores the reference at every step."""
+    return [{**arrays, "ref_logps": reference_logps(policy, arrays)} for arrays in batch]
