@@ -221,7 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _report(error.format_message(), 2, debug)
     except (KeyboardInterrupt, click.Abort) as stopped:
-        return _report(": ".join(filter(None, ("interrupted", str(stopped)))), 130, debug=False)
+        said = str(stopped.__cause__ or stopped)  # click makes an Abort of an interrupt, which says nothing
+        return _report(f"interrupted: {said}" if said else "interrupted", 130, debug=False)
     except MlxEmailError as error:
         return _report(str(error), error.exit_code, debug)
     except BrokenPipeError:

@@ -1,6 +1,5 @@
 """The whole job: mail to a labelled table, a model trained on it stage by stage, and what it is worth on later mail."""
 
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -72,7 +71,7 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
     if mail is not None and mail.is_dir() and run.resolve().is_relative_to(mail.resolve()):
         raise UserError(f"the run {run} would lie in the mail {mail}: name a folder outside it with --out")
     if (run / runs.CONFIG).is_file():
-        raise UserError(f"{run} is a run already: mlx-email train --resume {run} goes on with it; or name another --out")
+        raise UserError(f"{run} is a run: mlx-email train --resume {run} goes on with it; or name another --out")
     local = source.local_path(config.model)
     if config.model not in source.NAMED and local and Path(local).is_dir():
         config = msgspec.structs.replace(config, model=str(Path(local).resolve()))
@@ -92,7 +91,8 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
             )
         config = msgspec.structs.replace(config, stages=tuple(chosen))
         files.write(folder / runs.CONFIG, configuration.dump(config))
-        files.write_json(folder / runs.ENVIRONMENT, resuming.environment())
+        about = {**resuming.environment(), **resuming.fingerprints(base, folder / DATA)}
+        files.write_json(folder / runs.ENVIRONMENT, about)
     with files.locked(run):
         return follow(run, config, base, words, progress)
 
@@ -112,6 +112,8 @@ def resume(run: Path, overrides: Sequence[str], progress: Progress) -> dict[str,
         resuming.refuse_settings(msgspec.to_builtins(began), msgspec.to_builtins(config), run)
         base = loading.load(config.model)
         runs.adapt(base, config)
+        about = source.read_object(run / runs.ENVIRONMENT)
+        resuming.refuse_others({"base": None, "data": None, **about}, resuming.fingerprints(base, run / DATA), run)
         files.write(run / runs.CONFIG, configuration.dump(config))
         return follow(run, config, base, renderer(base.tokenizer, history=config.sender_history), progress)
 
@@ -150,7 +152,7 @@ def follow(run: Path, config: Config, base: Base, words: Renderer, progress: Pro
             found = evaluate(Policy(base, words, config, stage.name), test_rows, progress)
             events.append(run, {"event": "evaluate", "stage": stage.name, **found})
             files.write_json(measured, found)
-        record["stages"][stage.name] = {"test": json.loads(measured.read_bytes())}
+        record["stages"][stage.name] = {"test": source.read_object(measured)}
         parent = stage.name
     record["final"] = parent
     files.write_json(run / runs.METRICS, record)

@@ -67,7 +67,7 @@ def save(
     arrays = {lora.ADAPTERS: lora.adapter_arrays(model)}
     if optimizer is not None:
         # Sorted, since mlx writes arrays in the order in which they came: a restored optimiser's is another.
-        arrays[OPTIMIZER] = dict(sorted(tree_flatten(optimizer.state)))
+        arrays[OPTIMIZER] = dict(sorted(dict(tree_flatten(optimizer.state)).items()))
     _refuse_not_finite(arrays, step)
     folder = folder_of(stage, step)
     if step > 0 and not stage.is_dir():  # moved, or its disk taken away: elsewhere it would be of no use

@@ -49,12 +49,15 @@ def environment() -> dict[str, Any]:
 
 def identity(base: Base, data: Path, config: Config) -> dict[str, Any]:
     """What a checkpoint belongs to: the settings, the base model and the labelled table (a run's data folder)."""
-    return {
-        "settings": msgspec.to_builtins(config),
-        "base": source.fingerprint(base.folder),
-        "data": files.sha256(data / FEATURES),
-        "environment": environment(),
-    }
+    settings = msgspec.to_builtins(config)
+    return {"settings": settings, **fingerprints(base, data), "environment": environment()}
+
+
+def fingerprints(base: Base, data: Path) -> dict[str, str]:
+    """The base model and the labelled table, each as a SHA-256; DataError where there is no table."""
+    if not (data / FEATURES).is_file():
+        raise DataError(f"{data} has no {FEATURES}")
+    return {"model": str(base.folder), "base": source.fingerprint(base.folder), "data": files.sha256(data / FEATURES)}
 
 
 def refuse_changes(then: dict[str, Any], now: dict[str, Any], run: Path) -> list[str]:
@@ -63,10 +66,7 @@ def refuse_changes(then: dict[str, Any], now: dict[str, Any], run: Path) -> list
     Raises ConfigError naming the setting, ModelError or DataError where something else is trained than before.
     """
     refuse_settings(then["settings"], now["settings"], run)
-    if then["base"] != now["base"]:
-        raise ModelError(f"{run}: the base model {now['settings']['model']} is not the one it was begun with")
-    if then["data"] != now["data"]:
-        raise DataError(f"{run}: data/{FEATURES} is not the table it was begun with")
+    refuse_others(then, now, run)
     changed = _differences(then["environment"], now["environment"], ())
     return [f"{'.'.join(path)} was {was}, is {is_now}" for path, was, is_now in changed]
 
@@ -76,6 +76,14 @@ def refuse_settings(then: dict[str, Any], now: dict[str, Any], run: Path) -> Non
     for path, was, is_now in _differences(then, now, ()):
         if not any(_matches(path, allowed) for allowed in MAY_CHANGE):
             raise ConfigError(f"{run}: {'.'.join(path)} was {was!r} and is {is_now!r}: a run goes on as it was begun")
+
+
+def refuse_others(then: dict[str, Any], now: dict[str, Any], run: Path) -> None:
+    """ModelError or DataError where the `fingerprints` in two mappings differ."""
+    if then["base"] != now["base"]:
+        raise ModelError(f"{run}: the base model {now['model']} is not the one it was begun with")
+    if then["data"] != now["data"]:
+        raise DataError(f"{run}: data/{FEATURES} is not the table it was begun with")
 
 
 def _matches(path: tuple[str, ...], allowed: tuple[str, ...]) -> bool:

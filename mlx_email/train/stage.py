@@ -120,8 +120,10 @@ def _begin(job: Job, optimizer: optim.Optimizer) -> Standing:
         return Standing()
     checkpoint.restore(found, job.base.model, optimizer)
     events.rewind(job.run, job.stage.name, found.step)
+    standing = msgspec.convert(found.state["standing"], Standing)
+    checkpoint.retain(job.folder, found.step, job.config.keep_checkpoints, standing.best_step)  # a kill came first
     job.note(f"{job.stage.name}: goes on after step {found.step}")
-    return msgspec.convert(found.state["standing"], Standing)
+    return standing
 
 
 def _refuse_changes(job: Job, found: checkpoint.Checkpoint | None) -> None:
