@@ -7,8 +7,9 @@ such ratios mean something.
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from importlib.metadata import version
 
 import mlx_email  # noqa: F401 - loads the fast BLAS, which must come before mlx
 
@@ -42,7 +43,7 @@ def inputs(tokens: int, vocabulary: int, width: int) -> tuple[mx.array, mx.array
 def plain(hidden: mx.array, head: nn.Module, targets: mx.array, *, gradient: bool = True) -> mx.array:  # noqa: ARG001
     """The log-softmax of all logits. On the CPU a quantised head is unpacked whole: its fused op takes minutes."""
     on_cpu = mx.default_device() == mx.Device(mx.cpu)
-    logits = hidden @ packed(head).dense().T if on_cpu and "scales" in head else head(hidden)
+    logits = hidden @ packed(head).dense().T if on_cpu and isinstance(head, nn.QuantizedLinear) else head(hidden)
     logits = logits.astype(mx.float32)
     return mx.take_along_axis(logits - mx.logsumexp(logits, axis=-1, keepdims=True), targets[:, None], -1)[:, 0]
 
@@ -64,7 +65,7 @@ def peak(function: Callable[[], object]) -> float:
     return (mx.get_peak_memory() - before) / MIB
 
 
-def fastest(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def fastest(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
     """Milliseconds of the fastest call of each, called in turn; the first calls are not counted."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats + 1):
@@ -173,7 +174,7 @@ PARTS = {"memory": memory, "time": times, "tiles": tiles, "products": products}
 
 
 def main() -> None:
-    print(f"MLX {mx.__version__}, {mx.default_device()}")
+    print(f"MLX {version('mlx')}, {mx.default_device()}")
     for name in sys.argv[1:] or PARTS:
         PARTS[name]()
 

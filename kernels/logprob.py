@@ -21,10 +21,10 @@ from mlx_email.kernels import quantized
 from mlx_email.kernels.exponential import exp
 from mlx_email.kernels.quantized import Dense, Quantized
 
-# Tokens x vocabulary entries worked on at a time. They depend on the device alone, so that a token's number does not
-# depend on how many tokens are beside it. CPU: `python benchmarks/kernels.py tiles`: as fast as any and among the
-# smallest; a dozen arrays of its 2 MiB are alive at once, as MLX queues work ahead. GPU: not measured; a tile of 64 MiB
-# is work for a millisecond or more, beside which the launches of its twenty operations should not show.
+# Tokens x vocabulary entries worked on at a time; for fewer tokens more entries. CPU: as fast as any and among the
+# smallest in `python benchmarks/kernels.py tiles`; a dozen arrays of its 2 MiB are alive at once, as MLX queues work
+# ahead. GPU: not measured; a tile of 64 MiB is work for a millisecond or more, beside which the launches of its twenty
+# operations should not show.
 CPU_TILE = (256, 2048)
 GPU_TILE = (1024, 16_384)
 
@@ -35,7 +35,8 @@ def linear_logprob(hidden: mx.array, head: Head, targets: mx.array, *, gradient:
     """Log-probabilities of `targets` under softmax(head(hidden)).
 
     Shapes: hidden (N, D), targets (N,) int -> (N,) float32, nats. Differentiable in `hidden`; the head is a constant.
-    With `gradient=False` the second product, which only the backward pass needs, is left out; the numbers are the same.
+    With `gradient=False` the second product, which only the backward pass needs, is left out: the same numbers, for
+    where nothing is differentiated.
     A target outside the vocabulary counts as its first or last token: finite, for rows that a mask takes out later.
 
     >>> head = nn.Linear(2, 3, bias=False)
@@ -79,9 +80,9 @@ class _Projection(NamedTuple):
         """W[ids], unpacked, in float32."""
         return self.matrix.rows(ids).dense().astype(mx.float32)
 
-    def part(self, start: int, stop: int, *, unpack: bool, after: list[mx.array]) -> "_Projection":
-        """Entries `start` to `stop` of the vocabulary, unpacked (if they are to be) when `after` is done."""
-        matrix = self.matrix.rows(slice(start, stop)).after(after)
+    def part(self, start: int, stop: int, *, unpack: bool) -> "_Projection":
+        """Entries `start` to `stop` of the vocabulary, unpacked if they are to be."""
+        matrix = self.matrix.rows(slice(start, stop))
         bias = None if self.bias is None else self.bias[start:stop]
         return _Projection(Dense(matrix.dense()) if unpack else matrix, bias)
 
@@ -110,22 +111,32 @@ def _sweep(hidden: mx.array, head: _Projection, targets: mx.array, *, gradient: 
     """(log-probabilities (N,), and with `gradient` their derivatives by hidden (N, D)), in float32.
 
     Tile by tile and in each block by block, so the head is read, and unpacked, once whatever N is. Each step waits for
-    the one before: without that the whole graph is open, and MLX works on some twenty tiles at once.
+    the one before: without that MLX works on many tiles at once, and memory grows with N x V.
     """
     count = hidden.shape[0]
-    rows, columns = CPU_TILE if mx.default_device() == mx.Device(mx.cpu) else GPU_TILE
     unpack = quantized.unpacks(count, transpose=True)
+    rows, columns = _tile(count, widen=not unpack)
     blocks = [
         _block(hidden[at : at + rows], targets[at : at + rows, None], head, gradient) for at in range(0, count, rows)
     ]
     latest = blocks[0].sums()
     for start, stop in pairwise([*range(0, head.size, columns), head.size]):
-        tile = head.part(start, stop, unpack=unpack, after=latest)
+        tile = head.part(start, stop, unpack=unpack)
         for number, block in enumerate(blocks):
             blocks[number] = _added(block, tile, start, latest)
             latest = blocks[number].sums()
     parts = zip(*(_results(block) for block in blocks), strict=True)
     return tuple(mx.concatenate(list(part)) for part in parts)
+
+
+def _tile(count: int, *, widen: bool) -> tuple[int, int]:
+    """Tokens and vocabulary entries of a tile for `count` tokens.
+
+    Widened in powers of two, so that batches of about one size have the very same sums; not where weights are unpacked,
+    as a tile's weights grow with it.
+    """
+    rows, columns = CPU_TILE if mx.default_device() == mx.Device(mx.cpu) else GPU_TILE
+    return rows, columns * max(1, rows >> (count - 1).bit_length()) if widen else columns
 
 
 def _block(hidden: mx.array, targets: mx.array, head: _Projection, gradient: bool) -> _Block:

@@ -5,7 +5,6 @@ Metal and CUDA the fused op is used.
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -37,15 +36,8 @@ class Quantized(NamedTuple):
 
     def rows(self, which: slice | mx.array) -> "Quantized":
         """Some rows of W."""
-        return self._map(lambda array: array[which])
-
-    def after(self, others: list[mx.array]) -> "Quantized":
-        """W, not there before `others` are computed: an order for work that would else be done all at once."""
-        return self._map(lambda array: mx.depends([array], others)[0])
-
-    def _map(self, change: Callable[[mx.array], mx.array]) -> "Quantized":
-        biases = None if self.biases is None else change(self.biases)
-        return self._replace(weight=change(self.weight), scales=change(self.scales), biases=biases)
+        biases = None if self.biases is None else self.biases[which]
+        return self._replace(weight=self.weight[which], scales=self.scales[which], biases=biases)
 
     def product(self, x: mx.array, *, transpose: bool) -> mx.array:
         """x @ W.T, or x @ W, by MLX's fused op."""
@@ -71,9 +63,6 @@ class Dense(NamedTuple):
 
     def rows(self, which: slice | mx.array) -> "Dense":
         return Dense(self.weight[which])
-
-    def after(self, others: list[mx.array]) -> "Dense":  # noqa: ARG002 - there is nothing to wait with
-        return self
 
     def product(self, x: mx.array, *, transpose: bool) -> mx.array:
         return x @ (self.weight.T if transpose else self.weight)

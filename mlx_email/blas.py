@@ -17,9 +17,10 @@ def load() -> Path | None:
 
     Returns the library, or None where there is nothing to do (not Linux, or no `mkl` installed: slower, but correct).
 
-    `MKL_CBWR` pins one code path: without it the result of a product depends on the number of rows and of threads,
-    and neither bit-exact resume nor batch invariance would hold. It is read when MKL first runs, and a value that
-    the user has set is left alone.
+    `MKL_CBWR` pins one code path: without it the result of a product depends on the number of rows, and neither
+    bit-exact resume nor batch invariance would hold. It is read when MKL first runs, and a value that the user has set
+    is left alone. Small products still depend on the number of threads (measured on an AMD machine): the same bits
+    take the same number of them.
     """
     if sys.platform != "linux":
         return None

@@ -1,5 +1,6 @@
 """The whole job: mail to a labelled table, a model trained on it stage by stage, and what it is worth on later mail."""
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
         raise DataError(f"{mail} does not exist: name a folder that prepare wrote, or a mail source")
     if mail is not None and mail.is_dir() and run.resolve().is_relative_to(mail.resolve()):
         raise UserError(f"the run {run} would lie in the mail {mail}: name a folder outside it with --out")
-    if (run / runs.CONFIG).is_file():
+    if os.path.isfile(run / runs.CONFIG):  # which is not, where no path can be so long
         raise UserError(f"{run} is a run: mlx-email train --resume {run} goes on with it; or name another --out")
     local = source.local_path(config.model)
     if config.model not in source.NAMED and local and Path(local).is_dir():

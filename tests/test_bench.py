@@ -18,6 +18,7 @@ from mlx_email.benchmarks.compare.keep import Keep
 from mlx_email.benchmarks.compare.side import Goal, Job, Side, Work
 from mlx_email.benchmarks.compare.works import WORKS
 from mlx_email.errors import MlxEmailError, UserError
+from mlx_email.kernels import compiling
 from mlx_email.model import forward, lora
 from mlx_email.model.batch import collate
 
@@ -121,10 +122,10 @@ def test_the_table_has_a_line_a_goal_and_the_record_is_json(tmp_path, calls):
     assert lines[0].startswith("cpu, ") and "mlx-lm 0." in lines[0]
     assert lines[2].split() == ["work", "ours", "peer", "ratio", "(range)", "target", "parity"]
     assert lines[3].split() == [*"seconds 2 s 6 s slow 3.00x (1.00-4.00) 2x reached DIFFERENT GRADIENT (1e-01)".split()]
-    assert lines[4].endswith("2.1x reached") and len(lines) == 9 and lines[-1] == "fake: a note"
+    assert lines[4].endswith("2.1x reached") and len(lines) == 10 and lines[-1] == "fake: a note"
     assert json.loads(json.dumps(record)) == record
     assert report._parity({"difference": 1e-6}) == "same gradient (1e-06)"
-    assert "no ratio means anything" in compare.table(whole(measured(tmp_path, calls), quick=True))
+    assert report.TOY in compare.table(whole(measured(tmp_path, calls), quick=True))
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
@@ -202,6 +203,17 @@ def test_a_checkout_on_the_path_offers_no_top_level_benchmarks():
     code = "try:\n import benchmarks\nexcept ModuleNotFoundError as error:\n print(error)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert "mlx_email.benchmarks" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "side"), OUR_SIDES)
+def test_compiled_our_sides_give_the_same_losses(toy, name, side, monkeypatch):
+    seen: dict[bool, list[float]] = {False: [], True: []}
+    for compiled, losses in seen.items():
+        monkeypatch.setattr(compiling, "by_default", lambda compiled=compiled: compiled)
+        job = Job(toy, workload.QUICK, 1, 2, 1, lambda loss, tokens, losses=losses: losses.append(loss))
+        WORKS[name].sides[side].run(job)
+    assert seen[True] == pytest.approx(seen[False], rel=1e-4)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-MAPPED = ("kernels", "configs")  # folders of the repository that are installed inside the package
+MAPPED = ("kernels", "configs", "benchmarks")  # folders of the repository that are installed inside the package
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ from mlx_email.kernels import compiling
 def main(told: dict[str, Any]) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # the peers print their progress
-    side = WORKS[told["work"]].sides[told["side"]]
+    work = WORKS[told["work"]]
+    side = work.sides[told["side"]]
     sizes, folder = Sizes(**told["sizes"]), Path(told["folder"])
     if told["gradients"]:
         print(json.dumps(gradients(side, sizes, folder, told["gradients"])), file=out, flush=True)
@@ -31,7 +32,7 @@ def main(told: dict[str, Any]) -> None:
     steps = side.steps(sizes)
     warmup = steps if compiling.by_default() else 1  # every shape is traced once
     pace = Pace(warmup, steps, out, sys.stdin)
-    side.run(Job(folder, sizes, warmup, steps, sizes.repetitions, pace))
+    side.run(Job(folder, sizes, warmup, steps, work.repetitions(sizes), pace))
 
 
 def gradients(side: Side, sizes: Sizes, folder: Path, file: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def measure(
         for side, messages in sides.items():
             note(f"{name}: {side}: loading and warming up")
             ready[side] = next(messages)
-        measured = in_turn(sides, sizes.repetitions, lambda line: note(f"{name}: {line}"))
+        measured = in_turn(sides, work.repetitions(sizes), lambda line: note(f"{name}: {line}"))
     return {
         "sides": {side: {"ready": ready[side], "repetitions": measured[side]} for side in present},
         "skipped": skipped,

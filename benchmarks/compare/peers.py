@@ -63,8 +63,8 @@ def policy(job: Job) -> nn.Module:
 
 
 def optimizer(job: Job) -> optim.Optimizer:
-    """The peers' default."""
-    return job.keep or optim.Adam(learning_rate=RATE)
+    """The same as ours."""
+    return job.keep or optim.AdamW(learning_rate=RATE, weight_decay=0.0, bias_correction=True)
 
 
 def settings(job: Job, batch_size: int) -> dict[str, Any]:

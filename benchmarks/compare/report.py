@@ -2,6 +2,8 @@
 
 from typing import Any
 
+HOW = "ratio: of the medians, (range): of repetitions that ran next to each other; above 1 is better for us"
+TOY = "toy sizes: no ratio of these means anything"
 ALIGNED = "<>><><<<"  # the columns
 SAME = 1e-3  # gradients further apart than this share of their norm are called different
 
@@ -19,7 +21,7 @@ def table(record: dict[str, Any]) -> str:
     lines = [
         "  ".join(f"{cell:{a}{w}}" for cell, a, w in zip(row, ALIGNED, widths, strict=True)).rstrip() for row in rows
     ]
-    return "\n".join([_machine(record), "", *lines, "", *notes])
+    return "\n".join([_machine(record), "", *lines, "", HOW, *notes, *([TOY] if record["quick"] else [])])
 
 
 def _row(goal: dict[str, Any], parity: dict[str, Any] | None) -> tuple[str, ...]:
@@ -54,6 +56,5 @@ def _parity(parity: dict[str, Any] | None) -> str:
 def _machine(record: dict[str, Any]) -> str:
     machine = record["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    sizes = "toy sizes: no ratio means anything" if record["quick"] else f"{record['sizes']['repetitions']} repetitions"
     devices = {side["ready"]["device"] for work in record["works"].values() for side in work["sides"].values()}
-    return f"{', '.join(sorted(devices))}, {machine['cpus']} CPUs; {versions}; {sizes}"
+    return f"{', '.join(sorted(devices))}, {machine['cpus']} CPUs; {versions}"

@@ -51,7 +51,7 @@ def run_peer(job: Job) -> None:
         args=trainer.TrainingArgs(
             **peers.settings(job, job.sizes.batch),
             # Its default frees all cached memory after every step, which costs time on a GPU.
-            clear_cache_threshold=peers.NEVER,
+            clear_cache_threshold=1 << 50,
         ),
         iterate_batches=batches,
         training_callback=peers.EachStep(job, lambda: tokens[-1]),
@@ -85,6 +85,7 @@ WORK = Work(
         Goal("SFT, peak memory", "peak", OURS, (PEER,)),
     ),
     parity=(OURS, PEER),
+    repetitions=lambda sizes: sizes.epochs,
     notes=(
         "a repetition is an epoch; tokens are those of the answers, counted alike on both sides",
         "mlx-lm trains on one token of padding a row; for the parity that token is added to our answers",

@@ -57,3 +57,4 @@ class Work:
     goals: tuple[Goal, ...]
     parity: tuple[str, str]  # the sides whose gradients are compared
     notes: tuple[str, ...]  # what one has to know to read the figures
+    repetitions: Callable[[Sizes], int] = lambda sizes: sizes.repetitions

@@ -39,8 +39,9 @@ class Sizes:
     prompt: int  # DPO and GRPO
     completion: int  # DPO and GRPO
     group: int  # GRPO: completions of the prompt
-    repetitions: int
-    steps: int  # DPO and GRPO: of one repetition; of SFT it is an epoch
+    epochs: int  # SFT: repetitions
+    repetitions: int  # DPO and GRPO
+    steps: int  # DPO and GRPO: of one repetition
 
 
 FULL = Sizes(
@@ -53,12 +54,13 @@ FULL = Sizes(
     rows=64,
     batch=8,
     median=250,
-    longest=2016,
+    longest=1048,  # prompts are cut at 1,024, as by the default configuration
     answer=24,
     pairs=4,
     prompt=384,
     completion=32,
     group=8,
+    epochs=3,
     repetitions=5,
     steps=2,
 )
@@ -78,6 +80,7 @@ QUICK = Sizes(  # seconds, for tests: no ratio of these sizes means anything
     prompt=12,
     completion=5,
     group=3,
+    epochs=2,
     repetitions=2,
     steps=1,
 )

@@ -59,6 +59,8 @@ def train_stage(job: Job) -> dict[str, Any]:
     optimizer = adamw(config.weight_decay)
     session = Session(job, steps, optimizer, _begin(job, optimizer))
     events.append(job.run, {"event": "begin", "stage": stage.name, "step": session.standing.step, "steps": steps})
+    if steps < session.standing.step:
+        job.note(f"{stage.name}: {session.standing.step} steps are done already, {steps} are asked for")
     job = session.job = _with_reference(job)
     memory.settle(config.memory.cache_gb)
     mx.reset_peak_memory()

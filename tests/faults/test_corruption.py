@@ -226,7 +226,7 @@ def test_the_command_exits_with_1_where_all_are_damaged(commanded, tmp_path, cap
 
 
 # Each is read before the training goes on.
-OTHERS = ("config.yaml", "data/features.parquet", "sft/stage.json", "sft/adapters.safetensors")
+OTHERS = ("config.yaml", "environment.json", "data/features.parquet", "sft/stage.json", "sft/adapters.safetensors")
 
 
 def assert_named(run, name: str, capsys) -> None:
@@ -256,7 +256,7 @@ def test_a_table_with_a_flipped_bit_is_named(commanded, tmp_path, capsys):
     run, rng = shutil.copytree(commanded, tmp_path / "run"), random.Random(0)
     table = run / "data/features.parquet"
     data = table.read_bytes()
-    for at in [4, len(data) - 9, *(rng.randrange(len(data)) for _ in range(40))]:
+    for at in [4, len(data) - 9, *(rng.randrange(len(data)) for _ in range(16))]:
         table.write_bytes(data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :])
         assert_named(run, "features.parquet", capsys)
 

@@ -75,6 +75,15 @@ def test_the_best_checkpoint_and_patience_survive(patient, tmp_path):
         assert small.train(tmp_path / f"{step}", **PATIENT) == patient
 
 
+def test_killed_when_patience_was_over(patient, tmp_path, monkeypatch):
+    """After the last save and before the result: not one step more."""
+    with monkeypatch.context() as killing:
+        at(killing, stage, "_finish", lambda *_: True)
+        with pytest.raises(small.Killed):
+            stage.train_stage(small.job(tmp_path / "run", **PATIENT))
+    assert small.train(tmp_path / "run", on_step=pytest.fail, **PATIENT) == patient
+
+
 def test_one_checkpoint_kept_is_enough(tmp_path):
     settings = {"settings": msgspec.structs.replace(small.SETTINGS, keep_checkpoints=1), **PATIENT}
     expected = small.train(tmp_path / "whole", **settings)
@@ -85,10 +94,19 @@ def test_one_checkpoint_kept_is_enough(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["compile", "gradient_checkpointing"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"compile": True},
+        {"gradient_checkpointing": True},
+        {"lora": msgspec.structs.replace(small.SETTINGS.lora, dora=True)},
+        {"weight_decay": 0.1},
+    ],
+    ids=lambda how: min(how),
+)
 def test_however_the_step_is_computed(how, tmp_path):
     settings = {
-        "settings": msgspec.structs.replace(small.SETTINGS, **{how: True}),
+        "settings": msgspec.structs.replace(small.SETTINGS, **how),
         "train_on": 4,
         "batch_size": 4,
         "accumulation": 1,

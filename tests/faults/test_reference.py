@@ -174,6 +174,17 @@ def test_a_part_of_other_examples_is_computed_again(whole, calls, tmp_path):
     assert sum(calls) == 8
 
 
+def test_a_damaged_beginning_is_named(tmp_path):
+    """Without step 0 there is no reference: going on would compare with something else."""
+    run = tmp_path / "run"
+    small.train_until(run, 3, **PAIRS)
+    (run / "sft/step-000000/adapters.safetensors").write_bytes(b"")
+    with pytest.raises(MlxEmailError, match=r"step-000000/adapters.safetensors is damaged") as said:
+        train_stage(small.job(run, **PAIRS))
+    assert said.value.exit_code == 1
+    assert checkpoint.newest(run / "sft", pytest.fail).step == 2
+
+
 def test_examples_and_their_numbers_stay_together(whole):
     """Beside each completion stand its own log-probabilities, as the model gives them."""
     job = small.job(whole[0], **PAIRS)

@@ -188,6 +188,14 @@ def test_a_finished_run_is_only_reported(box, tmp_path, capsys):
         assert "sft is finished" in said
 
 
+def test_a_finished_run_is_not_reported_with_other_weights(box, tmp_path, capsys):
+    """A stage that was trained and not yet measured would be measured with them."""
+    run, model = shutil.copytree(box / "whole", tmp_path / "run"), shutil.copytree(box / "model", tmp_path / "model")
+    edit(run / "config.yaml", str(box / "model"), str(model))
+    small.write_weights(model, seed=12)
+    assert "base model" in refused(capsys, "train", "--resume", run)
+
+
 def edit(file, was: str, is_now: str) -> None:
     text = file.read_text()
     assert was in text

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import small
 
-from mlx_email import progress
+from mlx_email import pipeline, progress
 from mlx_email.cli import main
 from mlx_email.errors import MlxEmailError
 from mlx_email.train import checkpoint, events, interrupts, loop, stage
@@ -106,21 +106,6 @@ def test_outside_the_main_thread_it_trains_too(whole, tmp_path):
 
 # The command
 
-SLOW_STEPS = """
-import time
-from mlx_email.train import loop
-honest = loop.clipped_mean
-def slow(*args):
-    time.sleep(0.1)
-    return honest(*args)
-loop.clipped_mean = slow
-"""
-COMMAND = f"{SLOW_STEPS}\nimport sys\nfrom mlx_email.cli import main\nsys.exit(main(sys.argv[1:]))"
-
-
-def begun(run, steps: int) -> bool:
-    return len([event for event in events.read(run) if event["event"] == "step"]) >= steps
-
 
 def same(run, other) -> None:
     a, b = small.outcome(run), small.outcome(other)
@@ -130,14 +115,16 @@ def same(run, other) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_to_the_command(number, warm, table, little, whole_run, tmp_path):
-    run = tmp_path / "run"
-    process = warm.start(COMMAND, *small.command(table, little, run))
-    assert process.wait_for(lambda: begun(run, 4))
+    run, gate = tmp_path / "run", tmp_path / "gate"
+    process = warm.start(small.GATED, gate, *small.command(table, little, run))
+    assert process.wait_for(lambda: small.begun(run, 4)), process.said
     process.send(number)
+    assert process.wait_for(lambda: "once more to stop at once" in process.said), process.said
+    gate.touch()
     assert process.wait() == 130, process.said
     assert "Traceback" not in process.said
-    assert process.last_line.startswith("error: interrupted"), process.said
-    assert checkpoint.newest(run / "sft", pytest.fail).step >= 4
+    assert process.last_line.startswith("error: interrupted: saved at step 5 of 9; to go on: mlx-email train --resume")
+    assert checkpoint.newest(run / "sft", pytest.fail).step == 5
     assert main(["train", "--resume", str(run), "--json"]) == 0
     same(run, whole_run)
 
@@ -154,13 +141,25 @@ def test_the_last_line_says_how_to_go_on(table, little, whole_run, tmp_path, mon
     same(run, whole_run)
 
 
+def test_an_interrupt_while_it_is_measured(table, little, whole_run, tmp_path, monkeypatch, capsys):
+    """Outside of the training there is nothing to save: it stops at once, and goes on with the measuring."""
+    run = tmp_path / "run"
+    with monkeypatch.context() as interrupting:
+        interrupting.setattr(pipeline, "evaluate", lambda *_: signal.raise_signal(signal.SIGINT))
+        assert main(small.command(table, little, run)) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted"
+    assert stage.finished(run, "sft") and not (run / "sft/metrics.json").exists()
+    assert main(["train", "--resume", str(run), "--json"]) == 0
+    same(run, whole_run)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_two_signals_to_the_command(number, warm, table, little, whole_run, tmp_path):
     run = tmp_path / "run"
-    process = warm.start(COMMAND, *small.command(table, little, run))
-    assert process.wait_for(lambda: begun(run, 4))
+    process = warm.start(small.GATED, tmp_path / "never", *small.command(table, little, run))
+    assert process.wait_for(lambda: small.begun(run, 4)), process.said
     process.send(number)
-    assert process.wait_for(lambda: "once more to stop at once" in process.said)
+    assert process.wait_for(lambda: "once more to stop at once" in process.said), process.said
     process.send(number)
     assert process.wait() == 130, process.said
     assert process.last_line == "error: interrupted"
@@ -171,13 +170,14 @@ def test_two_signals_to_the_command(number, warm, table, little, whole_run, tmp_
 
 @pytest.mark.slow
 def test_a_pause_changes_nothing(warm, table, little, whole_run, tmp_path):
-    run = tmp_path / "run"
-    process = warm.start(COMMAND, *small.command(table, little, run))
-    for steps in (2, 5):
-        assert process.wait_for(lambda steps=steps: begun(run, steps))
+    run, gate = tmp_path / "run", tmp_path / "gate"
+    process = warm.start(small.GATED, gate, *small.command(table, little, run))
+    for _ in range(3):
         process.send(signal.SIGSTOP)
         time.sleep(0.1)
         process.send(signal.SIGCONT)
+        assert process.wait_for(lambda: small.begun(run, 4)), process.said
+    gate.touch()
     assert process.wait() == 0, process.said
     same(run, whole_run)
 
@@ -199,9 +199,11 @@ def test_a_clock_changes_nothing(clock, whole, tmp_path, monkeypatch):
 
 def test_no_state_tells_the_time(tmp_path):
     """But for the events, nothing that a run writes differs from one time to another."""
-    for name in ("a", "b"):
-        small.train(tmp_path / name)
-    a, b = (small.contents(tmp_path / name / "sft") for name in ("a", "b"))
+    run = tmp_path / "run"
+    small.train(run)
+    run.rename(tmp_path / "before")
+    small.train(run)
+    a, b = (small.contents(folder / "sft") for folder in (tmp_path / "before", run))
     assert {name for name in a if a[name] != b[name]} == {"stage.json"}
 
 

@@ -3,25 +3,14 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 import small
 
 from mlx_email import files
 from mlx_email.cli import main
-from mlx_email.train import checkpoint, events
-
-SLOW = """
-import time, sys
-from mlx_email.cli import main
-from mlx_email.train import loop
-honest = loop.clipped_mean
-def slow(*args):
-    time.sleep(0.1)
-    return honest(*args)
-loop.clipped_mean = slow
-sys.exit(main(sys.argv[1:]))
-"""
+from mlx_email.train import checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -31,47 +20,45 @@ def whole(table, little, tmp_path_factory):
     return run
 
 
-def begun(run) -> bool:
-    return any(event["event"] == "step" for event in events.read(run))
-
-
 def test_a_second_writer_is_refused_at_once(warm, table, little, whole, tmp_path, capsys):
-    run = tmp_path / "run"
-    first = warm.start(SLOW, *small.command(table, little, run))
-    assert first.wait_for(lambda: begun(run)), first.said
+    run, gate = tmp_path / "run", tmp_path / "gate"
+    first = warm.start(small.GATED, gate, *small.command(table, little, run))
+    assert first.wait_for(lambda: small.begun(run, 4)), first.said
     for arguments in (["train", "--resume", str(run)], ["train", "--resume", str(run), "--set", "keep_checkpoints=1"]):
         capsys.readouterr()
         assert main(arguments) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and f"in use by process {first.pid}" in said
     assert main(small.command(table, little, run)) == 2
-    assert first.poll() is None, "it was to be refused while the first one was at work"
+    gate.touch()
     assert first.wait() == 0, first.said
     assert small.outcome(run) == small.outcome(whole)
     assert (run / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
 
 
 @pytest.mark.slow
-def test_two_resumes_at_once(warm, table, little, whole, tmp_path):
-    run = tmp_path / "run"
-    first = warm.start(SLOW, *small.command(table, little, run))
-    assert first.wait_for(lambda: begun(run))
+def test_three_resumes_at_once(warm, table, little, whole, tmp_path):
+    run, gate = tmp_path / "run", tmp_path / "gate"
+    first = warm.start(small.GATED, gate, *small.command(table, little, run))
+    assert first.wait_for(lambda: small.begun(run, 4)), first.said
     first.send(signal.SIGKILL)
     first.wait()
-    two = [warm.start(SLOW, "train", "--resume", run, "--json") for _ in range(3)]
-    codes = sorted(process.wait() for process in two)
-    assert codes == [0, 2, 2], [process.said for process in two]
-    (winner,) = [process for process in two if process.wait() == 0]
-    for process in two:
-        if process is not winner:
-            assert f"in use by process {winner.pid}" in process.last_line
+    three = [warm.start(small.GATED, gate, "train", "--resume", run, "--json") for _ in range(3)]
+    # Two end; the third waits in the middle of the training until they have.
+    deadline = time.monotonic() + 60
+    while sum(process.poll() is not None for process in three) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    gate.touch()
+    assert sorted(process.wait() for process in three) == [0, 2, 2], [process.said for process in three]
+    for process in three:
+        assert process.wait() == 0 or "in use by process" in process.last_line
     assert small.outcome(run) == small.outcome(whole)
 
 
 def test_a_lock_of_a_dead_process_is_taken_over(warm, table, little, whole, tmp_path):
     run = tmp_path / "run"
-    process = warm.start(SLOW, *small.command(table, little, run))
-    assert process.wait_for(lambda: begun(run))
+    process = warm.start(small.GATED, tmp_path / "never", *small.command(table, little, run))
+    assert process.wait_for(lambda: small.begun(run, 4)), process.said
     process.send(signal.SIGKILL)
     process.wait()
     assert (run / files.LOCK).read_text() == str(process.pid)

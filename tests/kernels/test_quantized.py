@@ -113,10 +113,6 @@ def test_rows_of_a_matrix_are_rows_of_the_unpacked_one(mode):
         np.testing.assert_array_equal(
             matrix.rows(which).dense().astype(mx.float32), matrix.dense()[which].astype(mx.float32)
         )
-        np.testing.assert_array_equal(
-            matrix.rows(which).after([mx.zeros(3)]).dense().astype(mx.float32),
-            matrix.dense()[which].astype(mx.float32),
-        )
 
 
 @pytest.mark.parametrize("bits", [4, 8])
