@@ -25,7 +25,22 @@ def exp(x: mx.array) -> mx.array:
     """
     if mx.default_device() != mx.Device(mx.cpu):
         return mx.exp(x)
-    y = mx.maximum(x * math.log2(math.e), -127.0)
+    return _power_of_two(mx.maximum(x * math.log2(math.e), -127.0))
+
+
+def sigmoid(x: mx.array) -> mx.array:
+    """1 / (1 + exp(-x)) in float32, any shape; never below 1e-38. Not differentiable on the CPU either.
+
+    >>> sigmoid(mx.array([-1e4, 0.0, 1e4])).tolist()
+    [1.1754943508222875e-38, 0.5, 1.0]
+    """
+    if mx.default_device() != mx.Device(mx.cpu):
+        return mx.sigmoid(x)
+    return 1 / (1 + _power_of_two(mx.clip(x * -math.log2(math.e), -127.0, 126.0)))
+
+
+def _power_of_two(y: mx.array) -> mx.array:
+    """2**y for -127 <= y <= 127; 0 at -127."""
     shifted = y + ROUNDING
     f = y - (shifted - ROUNDING)
     power = f * TAYLOR[-1] + TAYLOR[-2]

@@ -16,7 +16,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from mlx_email.model import dropout
-from mlx_email.model.forward import BranchCache, PromptCache
+from mlx_email.model.cache import BranchCache, PromptCache
 
 # What a layer may be called with. Anything else may have a state of its own: such a call is not checkpointed.
 KNOWN = (mx.array, PromptCache, BranchCache, str, int, float, type(None))

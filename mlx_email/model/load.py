@@ -12,7 +12,7 @@ from mlx_lm.utils import load_model, load_tokenizer
 
 from mlx_email.errors import ModelError
 from mlx_email.kernels import quantized
-from mlx_email.model import forward, source
+from mlx_email.model import forward, source, substitutes
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def prepare(model: nn.Module) -> None:
     if mx.default_device() == mx.Device(mx.cpu):
         # Half precision is about 1,000 times slower than float32 there.
         model.update(tree_map(_widened, model.parameters()))
+        substitutes.install(model)
     for module in model.modules():
         if type(module) is nn.QuantizedLinear:
             module.__class__ = QuantizedLinear  # the arrays stay where they are; only the product changes

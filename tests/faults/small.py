@@ -23,7 +23,7 @@ from mlx_email.config import Config, Lora, Sft
 from mlx_email.kernels.losses import Loss
 from mlx_email.model import source
 from mlx_email.model.batch import Example, example
-from mlx_email.model.load import Base
+from mlx_email.model.load import Base, prepare
 from mlx_email.train import events, resume
 from mlx_email.train import run as runs
 from mlx_email.train.session import Job
@@ -65,7 +65,9 @@ class Killed(BaseException):
 
 def model(words: int = WORDS, seed: int = 11) -> nn.Module:
     mx.random.seed(seed)
-    return qwen2.Model(qwen2.ModelArgs(**SIZES, vocab_size=words))
+    made = qwen2.Model(qwen2.ModelArgs(**SIZES, vocab_size=words))
+    prepare(made)
+    return made
 
 
 def examples(count: int, *, branches: int = 1, seed: int = 3) -> list[Example]:

@@ -12,7 +12,8 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache
 
 from mlx_email.errors import ModelError
 from mlx_email.model import checkpointing, forward
-from mlx_email.model.forward import BranchCache, PromptCache, agrees_with_model, completion_logps
+from mlx_email.model.cache import BranchCache, PromptCache
+from mlx_email.model.forward import agrees_with_model, completion_logps
 
 SHARED = ["llama", "llama-tied", "llama-sliding", "llama-4bit", "qwen2", "qwen3", "phi3", "deepseek"]
 FULL = ["mamba", "mamba2"]

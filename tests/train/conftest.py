@@ -12,13 +12,13 @@ from mlx_lm.models import qwen2
 from mlx_email import config
 from mlx_email.model import lora
 from mlx_email.model.batch import example
-from mlx_email.model.load import Base
+from mlx_email.model.load import Base, prepare
 from mlx_email.train.session import Job
 
 
 def small_model():
     mx.random.seed(11)
-    return qwen2.Model(
+    model = qwen2.Model(
         qwen2.ModelArgs(
             model_type="qwen2",
             hidden_size=32,
@@ -30,6 +30,8 @@ def small_model():
             vocab_size=53,
         )
     )
+    prepare(model)
+    return model
 
 
 def random_examples(count: int, seed: int = 3):
