@@ -249,10 +249,11 @@ def _json(value: Any) -> str:
 
 def _training_table(record: dict[str, Any], run: Path) -> str:
     baselines = record["test"]["baselines"]
-    messages = next(iter(record["stages"].values()))["test"]["messages"]
-    lines = [f"accuracy on {messages} messages, later than all those trained on", ""]
+    lines = ["accuracy on messages later than all those trained on", ""]
+    if counts := [stage["test"]["messages"] for stage in record["stages"].values() if "accuracy" in stage["test"]]:
+        lines = [f"accuracy on {counts[0]} messages, later than all those trained on", ""]
     lines += _baseline_lines(baselines)
-    lines += [_accuracy_line(name, stage["test"]) for name, stage in record["stages"].items()]
+    lines += [_stage_line(name, stage["test"]) for name, stage in record["stages"].items()]
     if "best_possible" in baselines:
         lines.append(f"  {'best possible':22s} {baselines['best_possible']:.3f}")
     return "\n".join([*lines, "", f"run folder: {run}"])
@@ -261,6 +262,20 @@ def _training_table(record: dict[str, Any], run: Path) -> str:
 def _baseline_lines(baselines: dict[str, float]) -> list[str]:
     named = {"majority": "majority", "majority_per_owner": "majority per owner"}
     return [f"  {title:22s} {baselines[key]:.3f}" for key, title in named.items() if key in baselines]
+
+
+def _stage_line(name: str, summary: dict[str, Any]) -> str:
+    if "accuracy" in summary:
+        return _accuracy_line(name, summary)
+    if not summary["pairs"]:
+        return f"  {name:22s} no message to test on says for certain what was not done"
+    return _ranking_line(name, summary)
+
+
+def _ranking_line(name: str, summary: dict[str, Any]) -> str:
+    low, high = summary["pair_accuracy_interval"]
+    interval = f"(95% interval {low:.3f}-{high:.3f})"
+    return f"  {name:22s} {summary['pair_accuracy']:.3f}  {interval}  of {summary['pairs']} pairs in the right order"
 
 
 def _accuracy_line(name: str, summary: dict[str, Any]) -> str:

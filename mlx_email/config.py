@@ -21,6 +21,7 @@ PositiveFloat = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 StageName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]  # a folder of the run
 Probability = Annotated[float, msgspec.Meta(ge=0, lt=1)]
+NotNegative = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Synthetic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,7 +37,7 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     rank: PositiveInt = 64
     alpha: PositiveFloat = 128.0
-    dropout: Probability = 0.05  # for SFT only: later stages compare with the policy itself
+    dropout: Probability = 0.05  # in SFT only: other stages compare the policy with itself
     targets: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = (
         "q_proj",
         "k_proj",
@@ -73,6 +74,94 @@ class Sft(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sft
     augment: bool = False  # train on variants too: the subject in other words, a similar sender
 
 
+class Reward(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="reward"):
+    """A Bradley-Terry reward model beside the policy. Rate, epochs and the mlp are the source's; it has the mlp on the
+    last 4 layers, and pairs of messages only."""
+
+    name: StageName = "reward"
+    learning_rate: PositiveFloat = 1e-5
+    head: Literal["linear", "mlp"] = "linear"  # on the last token's hidden state; mlp: the source's, with GELU
+    head_dropout: Probability = 0.1  # of the mlp
+    members: PositiveInt = 1  # heads, each trained from another start: their spread says how sure the reward is
+    trained_layers: PositiveInt | None = None  # adapters of the last ones only (the source: 4); None: of all
+    wrong_answers: Annotated[int, msgspec.Meta(ge=1, le=4)] = 4  # a message, each a pair with the right one
+    margins: bool = True  # the right answer is to be ahead the more, the faster and clearer the owner acted
+    message_pairs: Share = 0.1  # the source's pairs of two messages, as a share of the messages
+    center_rewards_coefficient: NotNegative = 0.01
+
+    def __post_init__(self) -> None:
+        if self.head == "linear" and self.head_dropout != 0.1:
+            raise ValueError("head_dropout is of head=mlp: a linear head has none")
+
+
+class Dpo(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="dpo"):
+    """Direct preference optimisation: what the owner did against what they did not; the defaults are the source's."""
+
+    name: StageName = "dpo"
+    epochs: PositiveInt = 2
+    batch_size: PositiveInt = 2
+    accumulation: PositiveInt = 16
+    learning_rate: PositiveFloat = 5e-6
+    beta: PositiveFloat = 0.1
+    loss_type: Literal[
+        "sigmoid",
+        "hinge",
+        "ipo",
+        "robust",
+        "exo_pair",
+        "nca_pair",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+        "sigmoid_norm",
+        "sft",
+    ] = "sigmoid"
+    label_smoothing: Probability = 0.0  # share of wrong preferences: of robust, exo_pair, aot, aot_unpaired
+    discopop_tau: PositiveFloat = 0.05
+    ld_alpha: Share | None = None  # LD-DPO: weight of what one completion is longer than the other; None: 1
+    wrong_answers: Annotated[int, msgspec.Meta(ge=1, le=4)] = 1  # a message, each a pair with the right one
+
+    def __post_init__(self) -> None:
+        smoothed = {"robust": (0.0, 0.5), "exo_pair": (1e-9, 1.0), "aot": (0.0, 1.0), "aot_unpaired": (0.0, 1.0)}
+        low, high = smoothed.get(self.loss_type, (0.0, 1e-9))
+        if not low <= self.label_smoothing < high:
+            allowed = f"at least {low:g}, below {high:g}" if self.loss_type in smoothed else "nothing but 0"
+            raise ValueError(f"label_smoothing={self.label_smoothing}: loss_type={self.loss_type} takes {allowed}")
+        if self.loss_type != "discopop" and self.discopop_tau != 0.05:
+            raise ValueError(f"discopop_tau is of loss_type=discopop, not of {self.loss_type}")
+        if self.loss_type.startswith("aot") and (self.accumulation > 1 or self.batch_size < 2):
+            raise ValueError(f"loss_type={self.loss_type} sorts over its batch: accumulation=1 and a larger batch_size")
+        if self.loss_type == "sft" and self.ld_alpha is not None:
+            raise ValueError("ld_alpha compares two completions: loss_type=sft has one")
+
+
+class Kto(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="kto"):
+    """Kahneman-Tversky optimisation: single answers, wanted or not; the defaults are the source's."""
+
+    name: StageName = "kto"
+    epochs: PositiveInt = 2
+    batch_size: PositiveInt = 2
+    accumulation: PositiveInt = 16
+    learning_rate: PositiveFloat = 5e-6
+    beta: PositiveFloat = 0.1
+    loss_type: Literal["kto", "apo_zero_unpaired"] = "kto"
+    desirable_weight: PositiveFloat | None = None  # None: the smaller class weighs as much as the larger in all
+    undesirable_weight: PositiveFloat | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size * self.accumulation < 2:
+            raise ValueError(
+                "KTO compares a step's examples with each other: batch_size * accumulation must be 2 or more"
+            )
+
+
+AnyStage = Sft | Reward | Dpo | Kto
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Closed-set scoring."""
 
@@ -85,7 +174,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What MLX may use, in GB."""
 
     limit_gb: PositiveFloat | None = None  # stop cleanly beyond it; None: the machine's memory
-    cache_gb: Annotated[float, msgspec.Meta(ge=0)] | None = None  # kept for reuse when freed; None: MLX's default
+    cache_gb: NotNegative | None = None  # kept for reuse when freed; None: MLX's default
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,10 +187,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     compile: bool | None = None  # mx.compile of the training step; None: where it pays (not on the CPU)
     gradient_checkpointing: bool = False  # compute each layer twice instead of keeping what is in it: less memory
     gradient_clip: PositiveFloat = 1.0  # global norm
-    weight_decay: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    weight_decay: NotNegative = 0.0
     synthetic: Synthetic = Synthetic()
     lora: Lora = Lora()
-    stages: Annotated[tuple[Sft, ...], msgspec.Meta(min_length=1)] = (Sft(),)
+    stages: Annotated[tuple[AnyStage, ...], msgspec.Meta(min_length=1)] = (Sft(),)
     evaluation: Evaluation = Evaluation()
     keep_checkpoints: PositiveInt = 2  # the newest ones of a stage, besides its first and its best
     memory: Memory = Memory()
@@ -119,9 +208,7 @@ def load(name: str | None, overrides: typing.Sequence[str] = ()) -> Config:
         raise ConfigError(f"{where} is not YAML: {_one_line(error)}") from error
     if not isinstance(tree, dict):
         raise ConfigError(f"{where} is not a mapping of settings")
-    config = _convert(tree, where)
-    for override in overrides:
-        config = _override(config, override)
+    config = _overridden(_convert(tree, where), overrides)
     names = [stage.name for stage in config.stages]
     if len(set(names)) != len(names):
         raise ConfigError(f"{where}: two stages have the same name ({', '.join(names)})")
@@ -168,8 +255,25 @@ def _convert(tree: Any, where: str) -> Config:
     return config
 
 
-def _override(config: Config, override: str) -> Config:
-    """`a.b=c`; an element of a list is named by its index or its `name` (`stages.sft.epochs=1`)."""
+def _overridden(config: Config, overrides: typing.Sequence[str]) -> Config:
+    """All overrides after one another. Two of them may only be allowed together (a loss and a setting of its own), so
+    what one makes wrong another may mend; the first error counts where none does."""
+    tree, wrong = msgspec.yaml.decode(dump(config)), None  # lists where the records have tuples
+    for override in overrides:
+        place = _override(tree, override)
+        try:
+            config = _convert(tree, place)
+            tree, wrong = msgspec.yaml.decode(dump(config)), None
+        except ConfigError as error:
+            wrong = wrong or error
+    if wrong is not None:
+        raise wrong
+    return config
+
+
+def _override(tree: Any, override: str) -> str:
+    """Put `a.b=c` into a tree and say where it is from; an element of a list is named by its index or its `name`
+    (`stages.sft.epochs=1`)."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {override}: write it as --set a.b=value")
@@ -177,7 +281,6 @@ def _override(config: Config, override: str) -> Config:
         value = msgspec.yaml.decode(text) if text.strip() else None
     except msgspec.DecodeError as error:
         raise ConfigError(f"--set {path}: {text!r} is not a YAML value") from error
-    tree = msgspec.yaml.decode(dump(config))  # lists where the records have tuples
     node: Any = tree
     *parents, last = path.split(".")
     for part in parents:
@@ -189,7 +292,7 @@ def _override(config: Config, override: str) -> Config:
     if last not in node:
         raise ConfigError(f"--set {path}: no setting {last!r}{_nearest(last, node)}")
     node[last] = value
-    return _convert(tree, f"--set {path}")
+    return f"--set {path}"
 
 
 def _step(node: Any, part: str, path: str) -> Any:
@@ -210,6 +313,8 @@ def _refuse_unknown(tree: Any, record: Any, where: str, path: str) -> None:
     if isinstance(tree, list):
         for index, element in enumerate(tree):
             _refuse_unknown(element, record, where, f"{path.rstrip('.')}[{index}].")
+    if isinstance(record, dict):  # several kinds, each with its tag; an unknown one is left to msgspec
+        record = record.get(tree.get("algorithm")) if isinstance(tree, dict) else None
     if not isinstance(tree, dict) or not (isinstance(record, type) and issubclass(record, msgspec.Struct)):
         return
     fields = {field.name: _record_of(field.type) for field in msgspec.structs.fields(record)}
@@ -223,13 +328,18 @@ def _refuse_unknown(tree: Any, record: Any, where: str, path: str) -> None:
 
 
 def _record_of(kind: Any) -> Any:
-    """The record inside a field's type (`tuple[Sft, ...]`, `X | None`), or the type itself."""
+    """The record inside a field's type (`tuple[Sft, ...]`, `X | None`), a mapping from tags where there are several,
+    or the type itself."""
     if typing.get_origin(kind) is Annotated:
         kind = typing.get_args(kind)[0]
-    if typing.get_origin(kind) in (tuple, typing.Union, types.UnionType):
-        records = [a for a in typing.get_args(kind) if isinstance(a, type) and issubclass(a, msgspec.Struct)]
-        return records[0] if records else kind
-    return kind
+    if typing.get_origin(kind) not in (tuple, typing.Union, types.UnionType):
+        return kind
+    found = [_record_of(inner) for inner in typing.get_args(kind)]
+    records = [inner for inner in found if isinstance(inner, type) and issubclass(inner, msgspec.Struct)]
+    tagged = next((inner for inner in found if isinstance(inner, dict)), None)
+    if tagged is not None or len(records) > 1:
+        return tagged or {record.__struct_config__.tag: record for record in records}
+    return records[0] if records else kind
 
 
 def _refuse_not_finite(tree: Any, where: str, path: str) -> None:

@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,9 +14,10 @@ import numpy as np
 
 from mlx_email import config as configuration
 from mlx_email import files
-from mlx_email.config import Config
+from mlx_email.config import Config, Reward, Stage
 from mlx_email.errors import DataError, UserError
 from mlx_email.evaluate import baselines, metrics
+from mlx_email.evaluate import reward as ranking
 from mlx_email.evaluate.score import action_logps, probabilities
 from mlx_email.export import fuse
 from mlx_email.labels.fresh import features_of
@@ -28,8 +29,11 @@ from mlx_email.mail.message import Message, NotMail
 from mlx_email.mail.read import read_message
 from mlx_email.model import load as loading
 from mlx_email.model import lora, source
+from mlx_email.model import reward as rewarding
+from mlx_email.model.batch import Example
 from mlx_email.model.load import Base
 from mlx_email.model.render import Renderer, prompt_ids, renderer
+from mlx_email.model.reward import RewardModel
 from mlx_email.model.wording import BODY_CHARACTERS
 from mlx_email.progress import Progress
 from mlx_email.synth.mailbox import best_possible, write_mailbox
@@ -37,6 +41,7 @@ from mlx_email.train import events
 from mlx_email.train import resume as resuming
 from mlx_email.train import run as runs
 from mlx_email.train.checkpoint import put_adapters
+from mlx_email.train.examples import Writer, examples_of, of_two_messages, settled
 from mlx_email.train.run import DATA
 from mlx_email.train.session import Job
 from mlx_email.train.stage import finished, result, train_stage
@@ -128,36 +133,52 @@ def follow(run: Path, config: Config, base: Base, words: Renderer, progress: Pro
     record: dict[str, Any] = {"test": {"baselines": baselines_there}, "stages": {}}
     parent = None
     for stage in config.stages:
-        if finished(run, stage.name):
-            put_adapters(result(run, stage.name) / lora.ADAPTERS, base.model)
-        else:
+        policy = runs.trains_policy(stage)
+        if not finished(run, stage.name):
             train_rows = read_rows(table, "train", body_characters=BODY_CHARACTERS)
             held_out = few_rows(table, "validation", config.evaluation.validation_messages)
+            adapters = runs.adapt(base, config, stage)
             with progress.steps(f"train {stage.name}") as bar:
+                writer, examples = gather(stage, train_rows, words, config)
                 job = Job(
                     run=run,
                     base=base,
                     config=config,
-                    stage=stage,
-                    adapters=runs.adapt(base, config),
+                    stage=settled(stage, examples, progress.note),
+                    adapters=adapters,
                     parent=parent,
-                    examples=runs.examples_of(stage, train_rows, words, config),
-                    held_out=runs.demonstrations(held_out, words, config.max_prompt_tokens),
+                    examples=examples,
+                    held_out=gather(stage, held_out, words, config, whole(stage, table, "validation"))[1],
+                    left_out=dict(writer.counts),
                     identity=identity,
                     on_step=bar.step,
                     note=progress.note,
                 )
                 train_stage(job)
+        elif policy:
+            put_adapters(result(run, stage.name) / lora.ADAPTERS, base.model)
         measured = run / stage.name / runs.METRICS
         if not measured.is_file():
-            found = evaluate(Policy(base, words, config, stage.name), test_rows, progress)
+            if isinstance(stage, Reward):
+                trained = rewarding.load(base, result(run, stage.name))
+                found = evaluate_reward(trained, words, stage, config, test_rows, whole(stage, table, "test"))
+            else:
+                found = evaluate(Policy(base, words, config, stage.name), test_rows, progress)
             events.append(run, {"event": "evaluate", "stage": stage.name, **found})
             files.write_json(measured, found)
         record["stages"][stage.name] = {"test": source.read_object(measured)}
-        parent = stage.name
-    record["final"] = parent
-    files.write_json(run / runs.METRICS, record)
+        parent = stage.name if policy else parent
+        record["final"] = parent
+        files.write_json(run / runs.METRICS, record)
     return record
+
+
+def gather(
+    stage: Stage, rows: Iterable[Row], words: Renderer, config: Config, within: Sequence[Row] | None = None
+) -> tuple[Writer, list[Example]]:
+    """What a stage makes of some rows, and what wrote it, with its counts of what was cut or left out."""
+    writer = Writer(words, config.max_prompt_tokens, config.seed)
+    return writer, examples_of(stage, rows, writer, within)
 
 
 def collect(mail: Path | None, data: Path, config: Config, progress: Progress) -> None:
@@ -195,10 +216,41 @@ def adopt(prepared: Path, data: Path) -> None:
 def open_policy(run: Path) -> Policy:
     """The trained model of a run's last finished stage."""
     config = runs.open_run(run)
-    stage = runs.last_stage(run, config)
+    stage = runs.last_policy(run, config)
     base = loading.load(config.model)
     lora.load(base.model, stage)
     return Policy(base, renderer(base.tokenizer, history=config.sender_history), config, stage.name)
+
+
+def whole(stage: Stage, table: Path, split: Split) -> list[Row] | None:
+    """All rows of a split, for a stage that says something of two messages; None for others."""
+    if not isinstance(stage, Reward) or not stage.message_pairs:
+        return None
+    return list(read_rows(table, split, body_characters=BODY_CHARACTERS))
+
+
+def evaluate_reward(
+    model: RewardModel,
+    words: Renderer,
+    stage: Reward,
+    config: Config,
+    rows: Sequence[Row],
+    within: Sequence[Row] | None,
+) -> dict[str, Any]:
+    """How a reward model ranks, on some messages, what the owner did before all that they did not; and, where it has
+    learned that too, one message before another (`messages`), as many pairs as there are messages. `within`: all of
+    the split."""
+    everything = msgspec.structs.replace(stage, wrong_answers=len(ACTIONS) - 1, message_pairs=0.0)
+    writer, answers = gather(everything, rows, words, config)
+    pairs = list(of_two_messages(within, writer, len(rows))) if within else []
+
+    def measured(examples: Sequence[Example]) -> dict[str, Any]:
+        if not examples:
+            return ranking.NOTHING
+        real = np.array([[len(ids) > 0 for ids in each.completions] for each in examples])
+        return ranking.summary(model.score_all(examples, config.evaluation.batch_size), real)
+
+    return {**measured(answers), **({"messages": measured(pairs)} if within else {})}
 
 
 def evaluate(policy: Policy, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def test_the_reference_is_the_base_and_the_policy_is_put_back(toy):
     pairs = workload.pairs(workload.QUICK)
     arrays = collate(pairs, len(pairs), workload.QUICK.prompt, workload.QUICK.completion).arrays
     columns = [arrays[name] for name in ("prompts", "prompt_lengths", "completions", "completion_mask")]
-    found = ours.reference_logps(model, arrays)
+    found = ours.reference_of(model).logps(model, arrays)
     assert mx.allclose(found, forward.completion_logps(peers.base(job), *columns), atol=1e-5).item()
     assert not mx.allclose(found, forward.completion_logps(model, *columns), atol=1e-4).item()
     after = lora.adapter_arrays(model)

@@ -1,10 +1,14 @@
 """The configuration is strict, says where an error is, and survives a round trip."""
 
+import re
+import typing
+
 import msgspec
 import pytest
 
 from mlx_email import config
 from mlx_email.errors import ConfigError
+from mlx_email.kernels import losses
 
 
 @pytest.mark.parametrize("name", config.shipped())
@@ -76,3 +80,73 @@ def test_a_wrong_file_is_one_clear_line(text, says, tmp_path):
 def test_a_missing_file_names_the_shipped_ones():
     with pytest.raises(ConfigError, match="quickstart"):
         config.load("nowhere.yaml")
+
+
+# The stages
+
+
+def stages(*settings: str) -> list[str]:
+    return ["stages=[{" + ", ".join(settings) + "}]"]
+
+
+def test_the_defaults_are_the_source_s_where_it_names_them():
+    dpo, kto, reward = config.Dpo(), config.Kto(), config.Reward()
+    for stage in (dpo, kto):
+        assert (stage.epochs, stage.batch_size, stage.accumulation, stage.learning_rate) == (2, 2, 16, 5e-6)
+        assert (stage.beta, stage.warmup) == (0.1, 0.1)
+    assert dpo.ld_alpha is None
+    assert (reward.epochs, reward.learning_rate, reward.head_dropout) == (3, 1e-5, 0.1)
+    big = config.load("qwen2.5-7b")
+    assert [stage.name for stage in big.stages] == ["sft", "reward", "dpo", "kto"]
+    assert big.stages == (config.Sft(), config.Reward(), config.Dpo(), config.Kto())
+    assert (big.lora.rank, big.lora.alpha, big.lora.dropout) == (64, 128.0, 0.05)
+
+
+@pytest.mark.parametrize(("kind", "compute"), [(config.Dpo, losses.dpo), (config.Kto, losses.kto)])
+def test_every_loss_there_is_can_be_chosen_and_no_other(kind, compute):
+    (field,) = [field for field in msgspec.structs.fields(kind) if field.name == "loss_type"]
+    chosen = set(typing.get_args(field.type))
+    with pytest.raises(ValueError, match="known: ") as error:
+        compute(*[None] * 6, loss_type="none of them")
+    assert chosen == set(str(error.value).partition("known: ")[2].split(", "))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["algorithm: dpo", "beta: 0"], "> 0.0"),
+        (["algorithm: dpo", "loss_type: sigmod"], "Invalid enum value 'sigmod'"),
+        (["algorithm: dpo", "label_smoothing: 0.1"], "loss_type=sigmoid takes nothing but 0"),
+        (["algorithm: dpo", "loss_type: exo_pair"], "label_smoothing=0.0: loss_type=exo_pair takes at least"),
+        (["algorithm: dpo", "loss_type: robust", "label_smoothing: 0.5"], "below 0.5"),
+        (["algorithm: dpo", "discopop_tau: 0.1"], "of loss_type=discopop"),
+        (["algorithm: dpo", "loss_type: aot"], "accumulation=1"),
+        (["algorithm: dpo", "loss_type: aot", "accumulation: 1", "batch_size: 1"], "a larger batch_size"),
+        (["algorithm: dpo", "loss_type: sft", "ld_alpha: 0.5"], "loss_type=sft has one"),
+        (["algorithm: dpo", "wrong_answers: 5"], "<= 4"),
+        (["algorithm: kto", "batch_size: 1", "accumulation: 1"], "must be 2 or more"),
+        (["algorithm: reward", "head_dropout: 0.2"], "of head=mlp"),
+        (["algorithm: reward", "message_pairs: 2"], "<= 1"),
+        (["algorithm: ppo"], "ppo"),
+        (["algorithm: dpo", "betta: 0.2"], "did you mean beta?"),
+        (["algorithm: kto", "desireable_weight: 2"], "did you mean desirable_weight?"),
+    ],
+)
+def test_settings_that_no_stage_can_have_are_refused(settings, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        config.load(None, stages(*settings))
+
+
+def test_settings_that_are_only_allowed_together_can_be_set_one_after_another():
+    together = ["stages.dpo.loss_type=exo_pair", "stages.dpo.label_smoothing=0.1"]
+    for order in (together, together[::-1]):
+        (stage,) = config.load(None, ["stages=[{algorithm: dpo}]", *order]).stages
+        assert (stage.loss_type, stage.label_smoothing) == ("exo_pair", 0.1)
+    with pytest.raises(ConfigError, match=r"--set stages\.dpo\.loss_type: .*exo_pair takes at least"):
+        config.load(None, ["stages=[{algorithm: dpo}]", together[0], "stages.dpo.beta=0.2"])
+
+
+def test_stages_of_several_kinds_are_written_and_read_back():
+    chosen = config.load("qwen2.5-7b", ["stages.dpo.beta=0.3", "stages.reward.members=3", "stages.2.loss_type=ipo"])
+    assert (chosen.stages[2].beta, chosen.stages[2].loss_type, chosen.stages[1].members) == (0.3, "ipo", 3)
+    assert msgspec.yaml.decode(config.dump(chosen), type=config.Config) == chosen

@@ -6,7 +6,6 @@ from itertools import islice
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_unflatten
 from mlx_lm.utils import load_model
 
 from mlx_email.algorithms import Algorithm
@@ -17,7 +16,7 @@ from mlx_email.benchmarks.compare.workload import ADAPTER, MODEL
 from mlx_email.kernels import compiling
 from mlx_email.model import load, lora
 from mlx_email.model.batch import Batch
-from mlx_email.model.forward import completion_logps
+from mlx_email.model.frozen import Frozen
 from mlx_email.train.loop import train
 from mlx_email.train.optimizer import adamw
 
@@ -47,25 +46,16 @@ def steps(policy: nn.Module, algorithm: Algorithm, batches: Iterable[list[Batch]
         job.pace(result.loss, result.tokens)
 
 
-def reference_logps(policy: nn.Module, arrays: Arrays) -> mx.array:
-    """Log-probabilities under the base: the same weights, with zeros for the adapters while it runs."""
-    trained = lora.adapter_arrays(policy)
-    policy.update(tree_unflatten([(name, mx.zeros_like(array)) for name, array in trained.items()]))
-    policy.eval()
-    logps = completion_logps(
-        policy,
-        arrays["prompts"],
-        arrays["prompt_lengths"],
-        arrays["completions"],
-        arrays["completion_mask"],
-        gradient=False,
-    )
-    mx.eval(logps)
-    policy.update(tree_unflatten(list(trained.items())))
-    policy.train()
-    return logps
+def reference_of(policy: nn.Module) -> Frozen:
+    """The base itself, as a reference: zeros for the adapters."""
+    return Frozen({name: mx.zeros_like(array) for name, array in lora.adapter_arrays(policy).items()})
 
 
-def with_reference(batch: list[Arrays], policy: nn.Module, settings: None) -> list[Arrays]:  # noqa: ARG001
+def with_reference(
+    batch: list[Arrays],
+    policy: nn.Module,
+    settings: None,  # noqa: ARG001
+    reference: Frozen | None,  # noqa: ARG001
+) -> list[Arrays]:
     """The `prepare` that scores the reference at every step."""
-    return [{**arrays, "ref_logps": reference_logps(policy, arrays)} for arrays in batch]
+    return [{**arrays, "ref_logps": reference_of(policy).logps(policy, arrays)} for arrays in batch]

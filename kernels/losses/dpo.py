@@ -90,12 +90,17 @@ def _sums(
     reference: tuple[mx.array, mx.array],
     masks: tuple[mx.array, mx.array],
     settings: tuple[mx.array, mx.array, mx.array],
+    beyond: mx.array,  # weight of a completion's tokens beyond the length of the pair's shorter one
 ) -> Loss:
     lengths = [(mask > 0).sum(axis=-1) for mask in masks]
     counted = (lengths[0] > 0) & (lengths[1] > 0)
     real = [(mask > 0) & counted[..., None] for mask in masks]
-    policy_c, policy_r = (real_values(p, r) for p, r in zip(policy, real, strict=True))
-    reference_c, reference_r = (mx.stop_gradient(real_values(p, r)) for p, r in zip(reference, real, strict=True))
+    shared = mx.minimum(*lengths)[..., None]
+    weights = [mx.where(mx.cumsum(r.astype(mx.int32), axis=-1) > shared, beyond, 1.0) for r in real]
+    policy_c, policy_r = (w * real_values(p, r) for w, p, r in zip(weights, policy, real, strict=True))
+    reference_c, reference_r = (
+        mx.stop_gradient(w * real_values(p, r)) for w, p, r in zip(weights, reference, real, strict=True)
+    )
     chosen, rejected = (policy_c - reference_c).sum(axis=-1), (policy_r - reference_r).sum(axis=-1)
     pairs = _Pairs(
         chosen,
@@ -135,6 +140,7 @@ def dpo(
     beta: float = 0.1,
     label_smoothing: float = 0.0,
     discopop_tau: float = 0.05,
+    ld_alpha: float | None = None,
 ) -> Loss:
     """-log sigmoid(beta * (chosen log-ratio - rejected log-ratio)), or one of its fourteen relatives, counted in pairs.
 
@@ -142,6 +148,9 @@ def dpo(
     so `sigmoid` ignores label smoothing, `ipo` and `sigmoid_norm` divide log-ratios by completion lengths, `bco_pair`
     has no reward shift. `sft` is the cross-entropy of the chosen completions and is counted in tokens; all others count
     pairs in which both completions have a token.
+
+    With `ld_alpha` in [0, 1] the tokens of a completion beyond the length of its pair's shorter one weigh that much, so
+    that length itself is preferred less (LD-DPO, Liu et al. 2024, arXiv 2409.06411); None: 1.
 
     Shapes: log-probabilities (N, C) in nats; masks (N, C), float or bool, 1 on completion tokens; chosen and rejected
     may differ in C. The reference is a constant.
@@ -180,11 +189,14 @@ def dpo(
         raise ValueError(f"label_smoothing {label_smoothing}: exo_pair takes its logarithm, it must be in (0, 1)")
     if loss_type == "robust" and not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing {label_smoothing}: robust divides by 1 - 2 of it, it must be in [0, 0.5)")
+    if ld_alpha is not None and not 0 <= ld_alpha <= 1:
+        raise ValueError(f"ld_alpha {ld_alpha}: it must be in [0, 1]")
     loss = sums(
         (policy_chosen, policy_rejected),
         (reference_chosen, reference_rejected),
         (chosen_mask, rejected_mask),
         (number(beta), number(label_smoothing), number(discopop_tau)),
+        number(1.0 if ld_alpha is None else ld_alpha),
     )
     if loss_type == "sft":
         total, count, _ = sft(policy_chosen, chosen_mask)

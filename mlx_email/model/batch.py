@@ -1,7 +1,7 @@
 """Token ids to padded arrays: the columns that the forward path takes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import mlx.core as mx
 import numpy as np
@@ -15,11 +15,19 @@ class Example:
     prompt: np.ndarray  # (p,) int32
     completions: tuple[np.ndarray, ...]  # G of (c,) int32
     reference: tuple[np.ndarray, ...] | None = None  # G of (c,) float32: log-probabilities under the reference, nats
+    # What an algorithm wants to know besides, such as {"desirable": 1.0}: the same names and shapes in all examples.
+    numbers: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
 
 
-def example(identity: str, prompt: Sequence[int], *completions: Sequence[int]) -> Example:
+def example(
+    identity: str,
+    prompt: Sequence[int],
+    *completions: Sequence[int],
+    numbers: Mapping[str, float | Sequence[float]] | None = None,
+) -> Example:
     """An example from lists of token ids."""
-    return Example(identity, np.array(prompt, np.int32), tuple(np.array(ids, np.int32) for ids in completions))
+    ids = tuple(np.array(ids, np.int32) for ids in completions)
+    return Example(identity, np.array(prompt, np.int32), ids, numbers=numbers or {})
 
 
 @dataclass(frozen=True)
@@ -27,8 +35,8 @@ class Batch:
     """A micro-batch: B prompts with G completions each. Rows of padding have length 1 and an all-zero mask.
 
     `arrays` holds prompts (B, P) int32, prompt_lengths (B,) int32, completions (B, G, C) int32 and completion_mask
-    (B, G, C) float32; where the examples have a reference, ref_logps (B, G, C) float32, 0 where masked. An algorithm's
-    `prepare` adds columns of its own.
+    (B, G, C) float32; where the examples have a reference, ref_logps (B, G, C) float32, 0 where masked; and a column
+    (B, ...) float32 for each of their numbers, 0 in rows of padding. An algorithm's `prepare` adds columns of its own.
     """
 
     ids: tuple[str, ...]  # of the real rows
@@ -52,6 +60,11 @@ def collate(examples: Sequence[Example], rows: int, prompt_width: int, completio
             mask[row, branch, : len(completion)] = 1
         for branch, logps in enumerate(example.reference or ()):
             reference[row, branch, : len(logps)] = logps
+    numbers = {
+        name: np.zeros((rows, *np.shape(value)), np.float32) for name, value in sorted(examples[0].numbers.items())
+    }
+    for name, column in numbers.items():
+        column[: len(examples)] = [example.numbers[name] for example in examples]
     return Batch(
         ids=tuple(example.id for example in examples),
         arrays={
@@ -60,6 +73,7 @@ def collate(examples: Sequence[Example], rows: int, prompt_width: int, completio
             "completions": mx.array(completions),
             "completion_mask": mx.array(mask),
             **({} if examples[0].reference is None else {"ref_logps": mx.array(reference)}),
+            **{name: mx.array(column) for name, column in numbers.items()},
         },
         tokens=int(mask.sum()),
     )

@@ -104,6 +104,12 @@ def split(model: nn.Module) -> tuple[nn.Module, Head]:
     raise ModelError(f"{type(model).__module__}: no body with embed_tokens: its architecture is not supported")
 
 
+def width(model: nn.Module) -> int:
+    """The size D of a model's hidden states."""
+    _, head = split(model)
+    return head.scales.shape[-1] * head.group_size if "scales" in head else head.weight.shape[-1]
+
+
 def shares_prompts(model: nn.Module) -> bool:
     """Whether the model's completions branch off a prompt computed once. What was found is kept on the model; one that
     `agrees_with_model` never tried is judged by its caches."""

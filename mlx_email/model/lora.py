@@ -2,12 +2,15 @@
 al. 2024, arXiv 2402.09353)."""
 
 import json
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten
+from mlx.utils import tree_flatten, tree_unflatten
 from mlx_lm.tuner.dora import DoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from safetensors import safe_open
@@ -20,6 +23,7 @@ from mlx_email.model.source import vet_safetensors
 ADAPTERS = "adapters.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 KINDS = ("lora", "dora")  # what mlx-lm's files call them
+ARRAYS = ("lora_a", "lora_b", "m")  # of an adapter; m is DoRA's
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ def apply(model: nn.Module, lora: Lora, seed: int) -> None:
     Raises ModelError naming the targets that no layer of the model has, or in what the adapters it has differ.
     """
     if present := _adapters(model):
-        _same_kind(present[0][1], lora)
+        _same_kind(present[0][1], lora.rank, lora.alpha / lora.rank, lora.dora)
         _set_dropout(model, lora.dropout)
         return
     projections = [found for layer in model.layers for found in layer.named_modules() if _adaptable(found[1])]
@@ -70,13 +74,20 @@ def _adapters(model: nn.Module) -> list[tuple[str, nn.Module]]:
     return [found for layer in model.layers for found in layer.named_modules() if "lora_a" in found[1]]
 
 
-def _same_kind(adapter: nn.Module, lora: Lora) -> None:
-    """Refuse to go on with adapters that are not what `lora` says: they would be saved under a false description."""
-    rank, dora = adapter.lora_a.shape[1], isinstance(adapter, DoRALinear)
-    if (rank, adapter.scale, dora) != (lora.rank, lora.alpha / lora.rank, lora.dora):
+def same_kind(model: nn.Module, config: dict[str, Any]) -> None:
+    """ModelError where a model's adapters are not what an adapter_config.json says: the same arrays mean something else
+    under another scale."""
+    said = config["lora_parameters"]
+    _same_kind(_adapters(model)[0][1], said["rank"], said["scale"], config["fine_tune_type"] == KINDS[True])
+
+
+def _same_kind(adapter: nn.Module, rank: int, scale: float, dora: bool) -> None:
+    """Refuse to go on with adapters that are something else: they would be saved under a false description."""
+    has = adapter.lora_a.shape[1], adapter.scale, isinstance(adapter, DoRALinear)
+    if has != (rank, scale, dora):
         raise ModelError(
-            f"lora: this model has adapters with rank={rank}, alpha={adapter.scale * rank:g}, dora={dora}; "
-            f"they cannot go on with rank={lora.rank}, alpha={lora.alpha:g}, dora={lora.dora}"
+            f"lora: this model has adapters with rank={has[0]}, alpha={has[1] * has[0]:g}, dora={has[2]}; "
+            f"they cannot go on with rank={rank}, alpha={scale * rank:g}, dora={dora}"
         )
 
 
@@ -94,8 +105,36 @@ def _parameters(lora: Lora, keys: list[str]) -> dict:
 
 
 def adapter_arrays(model: nn.Module) -> dict[str, mx.array]:
-    """The trainable arrays by name: what a checkpoint holds."""
-    return dict(tree_flatten(model.trainable_parameters()))
+    """The adapters' arrays by name, whether or not they are being trained: what a checkpoint holds."""
+    names = {f"{path}.{key}" for path, module in _all_adapters(model) for key in ARRAYS if key in module}
+    return {name: array for name, array in dict(tree_flatten(model.parameters())).items() if name in names}
+
+
+def train_last_layers(model: nn.Module, count: int | None) -> None:
+    """Train the adapters of the last `count` layers only; None: of all."""
+    layers = len(model.layers)
+    for number, layer in enumerate(model.layers):
+        for _, module in layer.named_modules():
+            if "lora_a" in module:
+                train = count is None or number >= layers - count
+                keys = [key for key in ARRAYS if key in module]
+                (module.unfreeze if train else module.freeze)(keys=keys, recurse=False)
+
+
+@contextmanager
+def bypassed(model: nn.Module) -> Generator[None]:
+    """Let the model run as the base alone, without its adapters."""
+    held = _all_adapters(model)
+    model.update_modules(tree_unflatten([(path, module.linear) for path, module in held]))
+    try:
+        yield
+    finally:
+        model.update_modules(tree_unflatten(held))
+
+
+def _all_adapters(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The adapter modules of a model, each with its path in the model."""
+    return [found for found in model.named_modules() if "lora_a" in found[1]]
 
 
 def save(folder: Path, model: nn.Module, lora: Lora, base: str) -> None:

@@ -66,24 +66,33 @@ def renderer(tokenizer: TokenizerWrapper, *, history: bool = True) -> Renderer:
 
 
 def prompt_ids(renderer: Renderer, row: Row, limit: int) -> list[int]:
-    """A message's prompt, at most `limit` tokens: the body gives way at its end, never a header or the question.
+    """A message's prompt, at most `limit` tokens: the body's middle gives way, never a header or the question.
 
     Raises ModelError where the rest alone is longer than the limit.
     """
+    return fitted(renderer, row, limit)[0]
+
+
+def fitted(renderer: Renderer, row: Row, limit: int) -> tuple[list[int], bool]:
+    """`prompt_ids`, and whether the body had to give way."""
 
     def ids(body_characters: int) -> list[int]:
         return _user_turn(renderer, prompt_text(row, body_characters, history=renderer.history))
 
     whole = ids(BODY_CHARACTERS)
     if len(whole) <= limit:
-        return whole
-    fits, too_long = 0, min(len(row.body), BODY_CHARACTERS)
-    if len(ids(0)) > limit:
+        return whole, False
+    found, fits, too_long = ids(0), 0, min(len(row.body), BODY_CHARACTERS)
+    if len(found) > limit:
         raise ModelError(f"a prompt's headers and question alone are longer than max_prompt_tokens={limit}: raise it")
     while too_long - fits > 1:
         middle = (fits + too_long) // 2
-        fits, too_long = (middle, too_long) if len(ids(middle)) <= limit else (fits, middle)
-    return ids(fits)
+        tried = ids(middle)
+        if len(tried) <= limit:
+            found, fits = tried, middle
+        else:
+            too_long = middle
+    return found, True
 
 
 def answer_ids(renderer: Renderer, answer: Answer) -> list[int]:

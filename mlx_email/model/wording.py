@@ -9,6 +9,7 @@ from mlx_email.labels.schema import ACTIONS, Action, Row, predicted_action
 
 BODY_CHARACTERS = 1500  # of the body, from its start (the source's limit)
 HEADER_CHARACTERS = 200  # of one header: a To line can be 26 kB
+CUT = "[...]"  # stands for the middle of a body that was too long
 
 QUESTION = (
     "Answer in three lines.\n"
@@ -31,6 +32,19 @@ def one_line(text: str, limit: int = HEADER_CHARACTERS) -> str:
     """Header text folded to one line of at most `limit` characters; what was cut is marked."""
     line = " ".join(text.split())
     return line if len(line) <= limit else line[: limit - 3].rstrip() + "..."
+
+
+def shortened(text: str, limit: int) -> str:
+    """A text with its middle left out where it is longer than `limit`: a mail opens with what it is about and often
+    closes with what it asks. The beginning gets two thirds; nothing at all where the limit is 0.
+
+    >>> shortened("one two three four", 9), shortened("short", 9)
+    ('one tw[...]our', 'short')
+    """
+    if len(text) <= limit:
+        return text
+    end = limit // 3
+    return text[: limit - end] + CUT + text[len(text) - end :] if limit else ""
 
 
 def context_facts(row: Row) -> list[str]:
@@ -71,7 +85,7 @@ def history_facts(row: Row) -> list[str]:
 
 def prompt_text(row: Row, body_characters: int = BODY_CHARACTERS, *, history: bool = True) -> str:
     """The user's turn for a message, with or without the sender's history. Reads only what was known when it arrived:
-    no action, time or priority.
+    no action, time or priority. Of a longer body than `body_characters` the middle is left out.
 
     >>> from datetime import datetime, UTC
     >>> row = Row(message_id="1", user="ann", date=datetime(2026, 1, 2, tzinfo=UTC), sender="bob@example.com",
@@ -91,7 +105,7 @@ def prompt_text(row: Row, body_characters: int = BODY_CHARACTERS, *, history: bo
             f"To: {one_line(', '.join(row.to))}",
             f"Subject: {one_line(row.subject)}",
             "",
-            row.body[:body_characters].strip(),
+            shortened(row.body[:BODY_CHARACTERS], body_characters).strip(),
             "",
             *context_facts(row),
             *(history_facts(row) if history else ()),

@@ -97,22 +97,24 @@ def write_mailbox(out: Path, *, messages: int, noise: float, seed: int) -> Mailb
 
 
 def best_possible(rule_file: Path, rows: Iterable[Row]) -> float:
-    """The accuracy that nobody can expect to beat on `rows`: the share on which the owner did what the rule says.
+    """The accuracy that nobody can expect to beat on `rows`: the share on which the owner did what the rule says."""
+    kept = kept_to_rule(rule_file, rows)
+    if not kept:
+        raise DataError(f"no rows to compare with {rule_file}: an empty split has no best accuracy")
+    return sum(kept) / len(kept)
 
-    For the ceiling in reports only; nothing that trains may read `rule_file`.
-    """
+
+def kept_to_rule(rule_file: Path, rows: Iterable[Row]) -> list[bool]:
+    """Of each row, whether its owner did what the rule says. For reports only; nothing that trains may ask for it."""
     with open(rule_file, encoding="utf-8") as lines:
         rule = {(line["user"], line["message_id"]): line["best"] for line in map(json.loads, lines)}
-    total = followed = 0
+    kept = []
     for row in rows:
         key = (row.user, f"<{row.message_id.strip().strip('<>')}>")
         if key not in rule:
             raise DataError(f"{rule_file} has no message {row.message_id!r} of {row.user!r}: is it of another mailbox?")
-        total += 1
-        followed += rule[key] == predicted_action(row.action, row.response_time_hours)
-    if not total:
-        raise DataError(f"no rows to compare with {rule_file}: an empty split has no best accuracy")
-    return followed / total
+        kept.append(rule[key] == predicted_action(row.action, row.response_time_hours))
+    return kept
 
 
 def _live(rng: Random, owner: Owner, messages: int, noise: float) -> list[_Received]:

@@ -1,6 +1,6 @@
 """Examples to padded batches: little padding, few shapes, every example exactly once an epoch.
 
-Examples are put into buckets of similar prompt length; a bucket is one shape, so a compiled step has at most
+Examples are put into buckets of similar length; a bucket is one shape, so a compiled step has at most
 `MAX_SHAPES` traces (`mx.compile` never drops one). Which examples share a batch, and the order of the batches, are
 functions of (seed, epoch) alone: a checkpoint need not store them.
 """
@@ -15,16 +15,16 @@ import numpy as np
 from mlx_email.model.batch import Batch, Example, collate
 
 MAX_SHAPES = 8
+LONG = 64  # tokens: no answer is so long; a completion that is, and longer than its prompt, is a text of its own
 CANDIDATES = 128  # places where a border between two buckets may lie
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How examples are cut into micro-batches: buckets of indices, each padded to one prompt width."""
+    """How examples are cut into micro-batches: buckets of indices, each padded to one shape."""
 
     buckets: tuple[tuple[int, ...], ...]
-    widths: tuple[int, ...]
-    completion_width: int
+    widths: tuple[tuple[int, int], ...]  # of each bucket's prompts and completions
     batch_size: int
 
     @property
@@ -34,27 +34,39 @@ class Plan:
 
 
 def plan(examples: Sequence[Example], batch_size: int) -> Plan:
-    """Buckets by prompt length, at most MAX_SHAPES, with the borders that pad least.
+    """Buckets by length, at most MAX_SHAPES, with the borders that pad least.
 
-    The borders are chosen exactly among CANDIDATES places, half of them at even counts and half at even lengths (the
-    lengths of mail have a long tail, and equal counts would pad all of the last bucket to the longest mail).
+    Examples with different numbers of completions share no bucket, nor do those that are mostly prompt, which go by
+    its length, and those that are mostly completion. A kind's other length is padded to its longest: answers differ
+    little. The kinds share the shapes evenly.
     """
-    order = np.array(sorted(range(len(examples)), key=lambda index: (len(examples[index].prompt), index)))
-    lengths = np.array([len(examples[index].prompt) for index in order])
-    by_count = np.linspace(0, len(order), CANDIDATES // 2 + 1).round().astype(int)
+    kinds: dict[tuple[int, bool], list[int]] = {}
+    sizes = [(len(example.prompt), max(map(len, example.completions))) for example in examples]
+    for index, (prompt, completion) in enumerate(sizes):
+        kinds.setdefault((len(examples[index].completions), completion > max(prompt, LONG)), []).append(index)
+    buckets: list[tuple[int, ...]] = []
+    widths: list[tuple[int, int]] = []
+    for (_, side), members in sorted(kinds.items()):
+        order = sorted(members, key=lambda index: (sizes[index][side], index))
+        lengths = np.array([sizes[index][side] for index in order])
+        borders = least_padding(lengths, _places(lengths), batch_size, max(1, MAX_SHAPES // len(kinds)))
+        buckets += [tuple(order[start:stop]) for start, stop in pairwise(borders)]
+        other = max(sizes[index][not side] for index in members)
+        ends = [int(lengths[stop - 1]) for stop in borders[1:]]
+        widths += [(other, end) if side else (end, other) for end in ends]
+    return Plan(tuple(buckets), tuple(widths), batch_size)
+
+
+def _places(lengths: np.ndarray) -> np.ndarray:
+    """Where a border between two buckets of sorted lengths may lie: CANDIDATES places, half of them at even counts and
+    half at even lengths (mail's have a long tail, and equal counts would pad all of the last bucket to the longest)."""
+    by_count = np.linspace(0, len(lengths), CANDIDATES // 2 + 1).round().astype(int)
     by_length = np.searchsorted(lengths, np.linspace(lengths[0], lengths[-1], CANDIDATES // 2 + 1), side="right")
-    borders = least_padding(lengths, np.unique([*by_count, *by_length, 0, len(order)]), batch_size)
-    buckets = [order[start:stop] for start, stop in pairwise(borders)]
-    return Plan(
-        buckets=tuple(tuple(bucket.tolist()) for bucket in buckets),
-        widths=tuple(len(examples[bucket[-1]].prompt) for bucket in buckets),
-        completion_width=max(len(c) for example in examples for c in example.completions),
-        batch_size=batch_size,
-    )
+    return np.unique([*by_count, *by_length, 0, len(lengths)])
 
 
-def least_padding(lengths: np.ndarray, places: np.ndarray, batch_size: int) -> list[int]:
-    """Borders (0, ..., N) of at most MAX_SHAPES buckets of the sorted `lengths`, out of `places`, with the fewest
+def least_padding(lengths: np.ndarray, places: np.ndarray, batch_size: int, most: int = MAX_SHAPES) -> list[int]:
+    """Borders (0, ..., N) of at most `most` buckets of the sorted `lengths`, out of `places`, with the fewest
     padded positions, partial batches included. Dynamic programming over (buckets used, place): exact.
 
     >>> least_padding(np.array([1, 1, 1, 1, 9, 9]), np.arange(7), batch_size=2)
@@ -66,7 +78,7 @@ def least_padding(lengths: np.ndarray, places: np.ndarray, batch_size: int) -> l
     best = np.where(places == 0, 0.0, np.inf)
     back: list[np.ndarray] = []
     totals = []
-    for _ in range(MAX_SHAPES):
+    for _ in range(most):
         through = best[:, None] + cost
         back.append(through.argmin(axis=0))
         best = through.min(axis=0)
@@ -101,17 +113,17 @@ def steps(
         order = epoch_order(plan, seed, epoch)
         for first in range(done * accumulation, len(order), accumulation):
             yield [
-                collate([examples[i] for i in indices], plan.batch_size, plan.widths[bucket], plan.completion_width)
+                collate([examples[i] for i in indices], plan.batch_size, *plan.widths[bucket])
                 for bucket, indices in order[first : first + accumulation]
             ]
 
 
 def once(examples: Sequence[Example], plan: Plan) -> Iterator[Batch]:
     """Every example once, in the plan's own order: for measuring."""
-    for width, bucket in zip(plan.widths, plan.buckets, strict=True):
+    for widths, bucket in zip(plan.widths, plan.buckets, strict=True):
         for start in range(0, len(bucket), plan.batch_size):
             rows = [examples[i] for i in bucket[start : start + plan.batch_size]]
-            yield collate(rows, plan.batch_size, width, plan.completion_width)
+            yield collate(rows, plan.batch_size, *widths)
 
 
 def steps_per_epoch(plan: Plan, accumulation: int) -> int:

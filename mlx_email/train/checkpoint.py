@@ -1,6 +1,7 @@
 """Checkpoints: folders that are whole or absent, that say what they hold, and that are read only as they were written.
 
 STAGE/step-000120/adapters.safetensors, adapter_config.json   as mlx-lm reads them
+                 /reward_head.safetensors                      where a reward model is trained
                  /optimizer.safetensors                        Adam's moments; none at step 0
                  /state.json                                   where the training stands
                  /manifest.json                                size and SHA-256 of each of those (`sealed`)
@@ -22,16 +23,14 @@ import mlx.optimizers as optim
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_email import files
-from mlx_email.errors import MlxEmailError, ModelError
-from mlx_email.model import lora
-from mlx_email.model.source import vet_safetensors
+from mlx_email.errors import MlxEmailError
+from mlx_email.model import lora, reward
+from mlx_email.model.arrays import Arrays, fitting
 from mlx_email.sealed import Damaged, read_json, seal, verify
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 NAME = re.compile(r"step-(\d{6,})")
-
-Arrays = dict[str, mx.array]
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def save(
 
     Raises MlxEmailError where it cannot be written, or where an array is not finite; then nothing has changed.
     """
-    arrays = {lora.ADAPTERS: lora.adapter_arrays(model)}
+    arrays = _parts(model)
     if optimizer is not None:
         # Sorted, since mlx writes arrays in the order in which they came: a restored optimiser's is another.
         arrays[OPTIMIZER] = dict(sorted(dict(tree_flatten(optimizer.state)).items()))
@@ -76,11 +75,11 @@ def save(
         files.remove(folder)
     with files.publish(folder) as temporary:
         lora.save(temporary, model, adapters, base)
-        if optimizer is not None:
+        for file in arrays.keys() - {lora.ADAPTERS}:
             try:
-                mx.save_safetensors(str(temporary / OPTIMIZER), arrays[OPTIMIZER])
+                mx.save_safetensors(str(temporary / file), arrays[file])
             except RuntimeError as error:  # how mlx reports a full disk
-                raise MlxEmailError(f"cannot write {folder / OPTIMIZER}: {error}") from error
+                raise MlxEmailError(f"cannot write {folder / file}: {error}") from error
         files.write_json(temporary / STATE, dict(state))
         seal(temporary, stage=stage.name, step=step)
     return folder
@@ -95,6 +94,14 @@ def retain(stage: Path, step: int, keep: int, best: int | None) -> None:
     for old in steps[:-keep]:
         if old not in (0, best):
             files.remove(folder_of(stage, old))
+
+
+def _parts(model: nn.Module) -> dict[str, Arrays]:
+    """What is trained, file by file: the adapters, and the head of a reward model."""
+    head = reward.attached(model)
+    return {lora.ADAPTERS: lora.adapter_arrays(model)} | (
+        {} if head is None else {reward.HEAD: reward.head_arrays(head)}
+    )
 
 
 def _refuse_not_finite(arrays: Mapping[str, Arrays], step: int) -> None:
@@ -148,43 +155,17 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: optim.Optimizer
 
     Raises ModelError naming an array that does not fit.
     """
-    put_adapters(checkpoint.folder / lora.ADAPTERS, model)
+    for file, wanted in _parts(model).items():
+        model.update(tree_unflatten(list(fitting(checkpoint.folder / file, wanted).items())))
     if checkpoint.step > 0:
         optimizer.init(model.trainable_parameters())
-        held = _fitting(checkpoint.folder / OPTIMIZER, dict(tree_flatten(optimizer.state)))
+        held = fitting(checkpoint.folder / OPTIMIZER, dict(tree_flatten(optimizer.state)))
         optimizer.state = tree_unflatten(list(held.items()))
 
 
 def put_adapters(file: Path, model: nn.Module) -> None:
     """Replace the model's adapters by those of a file; ModelError naming an array that does not fit."""
-    model.update(tree_unflatten(list(_fitting(file, lora.adapter_arrays(model)).items())))
-
-
-def _fitting(file: Path, wanted: Arrays) -> Arrays:
-    """The arrays of a file; ModelError where they are not finite, or have not the names, shapes and types `wanted`."""
-    held = _arrays(file)
-    for name in sorted(held.keys() | wanted.keys()):
-        if name not in held:
-            raise ModelError(f"{file} has no {name}")
-        if name not in wanted:
-            raise ModelError(f"{file} has {name}, which this model has not")
-        ours, theirs = wanted[name], held[name]
-        if (ours.shape, ours.dtype) != (theirs.shape, theirs.dtype):
-            raise ModelError(f"{file}: {name} is {theirs.dtype} {theirs.shape}, not {ours.dtype} {ours.shape}")
-        if not mx.isfinite(theirs).all().item():
-            raise ModelError(f"{file}: {name} holds a number that is not finite")
-    return held
-
-
-def _arrays(file: Path) -> Arrays:
-    """The arrays of a safetensors file, read now: mx.load only maps it, and what replaces it later would be read."""
-    vet_safetensors(file)  # mlx trusts a header
-    try:
-        arrays = mx.load(str(file))
-        mx.eval(arrays)
-    except RuntimeError as error:
-        raise ModelError(f"{file} cannot be read: {error}") from error
-    return arrays  # ty: ignore[invalid-explicit-return] - a dict for safetensors
+    model.update(tree_unflatten(list(fitting(file, lora.adapter_arrays(model)).items())))
 
 
 def _folders(stage: Path) -> list[int]:

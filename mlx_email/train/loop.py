@@ -16,6 +16,7 @@ from mlx_email.algorithms import Algorithm
 from mlx_email.errors import MlxEmailError
 from mlx_email.model import dropout
 from mlx_email.model.batch import Batch
+from mlx_email.model.frozen import Frozen
 from mlx_email.train.memory import exhausted
 from mlx_email.train.optimizer import clipped_mean
 
@@ -47,12 +48,14 @@ def train(
     seed: int,
     compiled: bool,
     start: int = 0,
+    reference: Frozen | None = None,
 ) -> Iterator[StepResult]:
     """Update the model's trainable arrays once for every element of `steps` (its micro-batches).
 
     Sums of loss and gradients are added over the micro-batches and divided once by the summed count, so eight
     micro-batches of one give the gradient of one batch of eight. `rate(step)` is the learning rate; the first step's
-    number is `start + 1`, and whatever is random in a step is a function of (seed, its number).
+    number is `start + 1`, and whatever is random in a step is a function of (seed, its number). The algorithm's
+    `prepare` is given the `reference`.
 
     Raises MlxEmailError, before the update, at a loss or gradient that is not finite (it never reaches the weights),
     and where the memory does not suffice.
@@ -63,7 +66,7 @@ def train(
     for step, batches in enumerate(steps, start=start + 1):
         started = time.perf_counter()
         with exhausted(f"step {step}"):
-            columns = algorithm.prepare([batch.arrays for batch in batches], model, settings)
+            columns = algorithm.prepare([batch.arrays for batch in batches], model, settings, reference)
             sums: Any = None
             for number, arrays in enumerate(columns):
                 added = share(arrays, mx.random.key(derived_seed(seed, step, number)))

@@ -14,21 +14,27 @@ from pathlib import Path
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from mlx.utils import tree_unflatten
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mlx_email import files
 from mlx_email.errors import MlxEmailError
 from mlx_email.model import lora
+from mlx_email.model.arrays import fitting
 from mlx_email.model.batch import Example, collate
 from mlx_email.model.forward import completion_logps
+from mlx_email.model.frozen import Frozen
 from mlx_email.sealed import Damaged, digest, seal, verify
 from mlx_email.train import checkpoint
 from mlx_email.train.memory import exhausted
 
 PART = 256
 LOGPS = "logps.safetensors"
+
+
+def reference_of(stage: Path, model: nn.Module) -> Frozen:
+    """The policy as a stage began: the adapters of its checkpoint of step 0, which exists."""
+    return Frozen(fitting(checkpoint.verified(stage, 0).folder / lora.ADAPTERS, lora.adapter_arrays(model)))
 
 
 def with_reference(
@@ -41,23 +47,25 @@ def with_reference(
     """
     order = sorted(range(len(examples)), key=lambda index: (len(examples[index].prompt), index))
     found: dict[int, tuple[np.ndarray, ...]] = {}
-    held = lora.adapter_arrays(model)
-    try:
-        checkpoint.put_adapters(checkpoint.verified(stage, 0).folder / lora.ADAPTERS, model)
+    began = checkpoint.verified(stage, 0).folder / lora.ADAPTERS
+    of = files.sha256(began)
+    with reference_of(stage, model).lent_to(model):
         for start in range(0, len(order), PART):
             indices = order[start : start + PART]
             part = [examples[index] for index in indices]
             folder = stage / "reference" / f"{kind}-{start:06d}"
-            for index, logps in zip(indices, _part(folder, model, part, batch_size), strict=True):
+            for index, logps in zip(indices, _part(folder, model, of, part, batch_size), strict=True):
                 found[index] = logps
-    finally:
-        model.update(tree_unflatten(list(held.items())))
     return [dataclasses.replace(example, reference=found[index]) for index, example in enumerate(examples)]
 
 
-def _part(folder: Path, model: nn.Module, part: Sequence[Example], batch_size: int) -> list[tuple[np.ndarray, ...]]:
-    """A part's log-probabilities, an array (c,) a completion; computed and published where they are not there whole."""
-    about = digest([[example.prompt.tolist(), *(ids.tolist() for ids in example.completions)] for example in part])
+def _part(
+    folder: Path, model: nn.Module, of: str, part: Sequence[Example], batch_size: int
+) -> list[tuple[np.ndarray, ...]]:
+    """A part's log-probabilities under the adapters whose SHA-256 is `of`, an array (c,) a completion; computed and
+    published where they are not there whole."""
+    tokens = [[example.prompt.tolist(), *(ids.tolist() for ids in example.completions)] for example in part]
+    about = digest([of, tokens])
     try:
         verify(folder, examples=about)
         rows = load_file(folder / LOGPS)["logps"]
@@ -82,7 +90,6 @@ def _computed(model: nn.Module, part: Sequence[Example], batch_size: int) -> np.
     """(examples, G, C) float32, NaN outside the completions."""
     longest = max(len(ids) for example in part for ids in example.completions)
     rows = np.full((len(part), len(part[0].completions), longest), np.nan, np.float32)
-    model.eval()
     for start in range(0, len(part), batch_size):
         taken = part[start : start + batch_size]
         arrays = collate(taken, len(taken), max(len(example.prompt) for example in taken), longest).arrays

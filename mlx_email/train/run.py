@@ -10,20 +10,16 @@ RUN/metrics.json       final and per-stage metrics
 
 import os
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 
 from mlx_email import config as configuration
+from mlx_email.algorithms import ALGORITHMS
 from mlx_email.config import Config, Sft, Stage
 from mlx_email.errors import MlxEmailError, UserError
-from mlx_email.labels.examples.augment import augmented
-from mlx_email.labels.schema import Row
 from mlx_email.model import lora
-from mlx_email.model.batch import Example, example
 from mlx_email.model.load import Base
-from mlx_email.model.render import Renderer, answer_ids, prompt_ids
-from mlx_email.model.wording import demonstration
 from mlx_email.train.loop import derived_seed
+from mlx_email.train.session import tag
 from mlx_email.train.stage import finished, result
 
 CONFIG = "config.yaml"
@@ -39,33 +35,27 @@ def open_run(run: Path) -> Config:
     return configuration.load(str(run / CONFIG))
 
 
-def last_stage(run: Path, config: Config) -> Path:
-    """The folder of the last stage that has its result; UserError where none has."""
+def last_policy(run: Path, config: Config) -> Path:
+    """The folder of the last stage that has a policy as its result; UserError where none has."""
     for stage in reversed(config.stages):
-        if finished(run, stage.name):
+        if trains_policy(stage) and finished(run, stage.name):
             return result(run, stage.name)
+    if not any(map(trains_policy, config.stages)):
+        raise UserError(f"{run} has no stage that trains a policy: it has a reward model only")
     raise UserError(f"{run} has no finished stage: go on with mlx-email train --resume {run}")
 
 
-def demonstrations(rows: Iterable[Row], renderer: Renderer, limit: int) -> list[Example]:
-    """Each message's prompt with the answer that says what the owner did; the rows are read once and not kept."""
-    return [
-        example(row.message_id, prompt_ids(renderer, row, limit), answer_ids(renderer, demonstration(row)))
-        for row in rows
-    ]
+def trains_policy(stage: Stage) -> bool:
+    """Whether a stage's result is a policy, which the next stage goes on with."""
+    return ALGORITHMS[tag(stage)].policy
 
 
-def examples_of(stage: Stage, rows: Iterable[Row], renderer: Renderer, config: Config) -> list[Example]:
-    """What a stage trains on, made from labelled rows."""
-    if isinstance(stage, Sft) and stage.augment:
-        rows = augmented(rows, config.seed)
-    return demonstrations(rows, renderer, config.max_prompt_tokens)
-
-
-def adapt(base: Base, config: Config) -> lora.Lora:
-    """Put the configured adapters on the base where it has none yet; ModelError where they do not fit it."""
+def adapt(base: Base, config: Config, stage: Stage | None = None) -> lora.Lora:
+    """Put the configured adapters on the base where it has none yet, with the dropout of a stage: none but in SFT, as
+    other stages compare the policy with itself. ModelError where they do not fit the base."""
     wanted = config.lora
-    adapters = lora.Lora(wanted.rank, wanted.alpha, wanted.dropout, wanted.targets, wanted.dora)
+    dropout = wanted.dropout if isinstance(stage, Sft) else 0.0
+    adapters = lora.Lora(wanted.rank, wanted.alpha, dropout, wanted.targets, wanted.dora)
     lora.apply(base.model, adapters, derived_seed(config.seed, 0))
     return adapters
 

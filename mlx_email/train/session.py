@@ -1,7 +1,7 @@
 """What is known while a stage trains: what it is to do, where it stands, and what this process has done for it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mlx_email.errors import MlxEmailError
 from mlx_email.kernels import compiling
 from mlx_email.model import lora
 from mlx_email.model.batch import Example
+from mlx_email.model.frozen import Frozen
 from mlx_email.model.load import Base
 from mlx_email.train import batches, checkpoint, events, memory
 from mlx_email.train.loop import StepResult
@@ -36,6 +37,7 @@ class Job:
     identity: dict[str, Any]  # what its checkpoints belong to (`resume.identity`)
     on_step: Callable[[StepResult, int], object]  # (result, steps in all)
     note: Callable[[str], object]  # a line that the user should see
+    left_out: Mapping[str, int] = field(default_factory=dict)  # what was cut or left out of the examples, counted
 
     @property
     def folder(self) -> Path:
@@ -66,6 +68,7 @@ class Session:
     steps: int  # in all
     optimizer: optim.Optimizer
     standing: Standing
+    reference: Frozen | None = None  # the policy as the stage began, where the algorithm asks for it
     saved: int = field(init=False)  # the step of the newest checkpoint
     plan: batches.Plan | None = field(init=False)  # of the examples that are validated on
     compiled: bool = field(init=False)
@@ -125,7 +128,8 @@ class Session:
     def validate(self) -> None:
         """Measure on the examples that are held out, and remember the best step."""
         assert self.plan is not None  # noqa: S101 - validation_is_due has seen to it
-        found = validation(self.job.base.model, self.job.algorithm, self.job.stage, self.job.held_out, self.plan)
+        job = self.job
+        found = validation(job.base.model, job.algorithm, job.stage, job.held_out, self.plan, self.reference)
         before, loss = self.standing, found["val/loss"]
         if not math.isfinite(loss):
             raise MlxEmailError(f"step {before.step}: the validation loss is {loss}: lower the learning rate")

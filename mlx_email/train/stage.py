@@ -3,6 +3,7 @@
 RUN/STAGE/step-000120/          checkpoints (`checkpoint`)
 RUN/STAGE/adapters.safetensors  the result: of the best step where there were validations, else of the last
 RUN/STAGE/adapter_config.json
+RUN/STAGE/reward_head.safetensors, reward_head.json   of a reward model
 RUN/STAGE/stage.json            what the stage did; written last: a stage is finished when it is there
 """
 
@@ -10,6 +11,7 @@ import dataclasses
 import itertools
 import shlex
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,11 @@ import msgspec
 
 from mlx_email import files
 from mlx_email.errors import DataError, MlxEmailError, ModelError
-from mlx_email.model import checkpointing, lora, source
+from mlx_email.model import checkpointing, lora, reward, source
 from mlx_email.train import batches, checkpoint, events, interrupts, memory, resume
-from mlx_email.train.loop import StepResult, train
+from mlx_email.train.loop import StepResult, derived_seed, train
 from mlx_email.train.optimizer import adamw, learning_rate
-from mlx_email.train.reference import with_reference
+from mlx_email.train.reference import reference_of, with_reference
 from mlx_email.train.session import Job, Session, Standing, save
 
 RECORD = "stage.json"
@@ -46,24 +48,45 @@ def result(run: Path, stage: str) -> Path:
 def train_stage(job: Job) -> dict[str, Any]:
     """Train a stage from where it stands and publish its result; gives what stage.json holds.
 
-    The base model has the adapters to begin with, and holds the stage's result afterwards. Raises DataError where
-    there is nothing to train on, `resume`'s errors where the checkpoints are of something else, Interrupted after an
-    interrupt, and MlxEmailError where the numbers, the disk or the memory end it; the checkpoints stay.
+    The base model has the adapters to begin with, and holds the stage's result afterwards; after a stage that trains
+    something else than the policy, such as a reward model, what it had. Raises DataError where there is nothing to
+    train on, `resume`'s errors where the checkpoints are of something else, Interrupted after an interrupt, and
+    MlxEmailError where the numbers, the disk or the memory end it; the checkpoints stay.
     """
-    stage, config, model = job.stage, job.config, job.base.model
     if not job.examples:
-        raise DataError("the training split is empty: there is no labelled mail to learn from")
-    plan = batches.plan(job.examples, stage.batch_size)
-    steps = stage.epochs * batches.steps_per_epoch(plan, stage.accumulation)
-    steps = steps if stage.max_steps is None else min(steps, stage.max_steps)
+        raise DataError(f"{job.stage.name}: there is nothing to learn from: the training split has no message for it")
+    plan = batches.plan(job.examples, job.stage.batch_size)
+    steps = job.stage.epochs * batches.steps_per_epoch(plan, job.stage.accumulation)
+    steps = steps if job.stage.max_steps is None else min(steps, job.stage.max_steps)
+    own = zlib.crc32(job.stage.name.encode())  # two stages of a kind begin differently
+    with job.algorithm.fitting(job.base.model, job.stage, derived_seed(job.config.seed, 1, own)):
+        return _train(job, plan, steps)
+
+
+def _train(job: Job, plan: batches.Plan, steps: int) -> dict[str, Any]:
+    stage, config, model = job.stage, job.config, job.base.model
     optimizer = adamw(config.weight_decay)
     session = Session(job, steps, optimizer, _begin(job, optimizer))
-    events.append(job.run, {"event": "begin", "stage": stage.name, "step": session.standing.step, "steps": steps})
+    events.append(
+        job.run,
+        {
+            "event": "begin",
+            "stage": stage.name,
+            "step": session.standing.step,
+            "steps": steps,
+            "examples": len(job.examples),
+            "left_out": dict(job.left_out),
+        },
+    )
+    for what, count in job.left_out.items():
+        job.note(f"{stage.name}: {count} {what}")
     if steps < session.standing.step:
         job.note(f"{stage.name}: {session.standing.step} steps are done already, {steps} are asked for")
-    job = session.job = _with_reference(job)
     memory.settle(config.memory.cache_gb)
     mx.reset_peak_memory()
+    job = session.job = _with_reference(job)
+    if job.algorithm.live_reference:
+        session.reference = reference_of(job.folder, model)
     if config.gradient_checkpointing:
         checkpointing.apply(model)
     try:
@@ -81,6 +104,7 @@ def train_stage(job: Job) -> dict[str, Any]:
             seed=config.seed,
             compiled=session.compiled,
             start=first,
+            reference=session.reference,
         )
         if not session.patience_is_over:  # it may be: killed between the last step and its result
             follow(results, session)
@@ -168,10 +192,14 @@ def _command(job: Job) -> str:
 def _finish(job: Job, record: dict[str, Any]) -> dict[str, Any]:
     """Publish the stage's result and put it into the model."""
     chosen = checkpoint.verified(job.folder, record["result_step"])
-    for name in (lora.ADAPTERS, lora.ADAPTER_CONFIG):
+    model = job.base.model
+    head = reward.attached(model)
+    for name in (lora.ADAPTERS, lora.ADAPTER_CONFIG, *([] if head is None else [reward.HEAD])):
         files.write(job.folder / name, (chosen.folder / name).read_bytes())
+    if head is not None:
+        reward.describe(job.folder, head.kind, job.identity["base"])
     record["sha256"] = files.sha256(job.folder / lora.ADAPTERS)
     files.write_json(job.folder / RECORD, record)
     events.append(job.run, {"event": "stage", "step": record["steps"], **record}, flush=True)
-    checkpoint.put_adapters(job.folder / lora.ADAPTERS, job.base.model)
+    checkpoint.put_adapters(job.folder / lora.ADAPTERS, model)
     return record

@@ -9,13 +9,19 @@ from mlx.utils import tree_map
 
 from mlx_email.algorithms import Algorithm
 from mlx_email.model.batch import Example
+from mlx_email.model.frozen import Frozen
 from mlx_email.train import batches
 from mlx_email.train.loop import as_float
 from mlx_email.train.memory import exhausted
 
 
 def validation(
-    model: nn.Module, algorithm: Algorithm, settings: Any, examples: Sequence[Example], plan: batches.Plan
+    model: nn.Module,
+    algorithm: Algorithm,
+    settings: Any,
+    examples: Sequence[Example],
+    plan: batches.Plan,
+    reference: Frozen | None = None,
 ) -> dict[str, float]:
     """Loss and metrics of the algorithm over all `examples`, without dropout: {"val/loss": ..., "val/<metric>": ...}.
 
@@ -24,8 +30,9 @@ def validation(
     model.eval()
     sums: Any = None
     with exhausted("validation"):
-        for batch in batches.once(examples, plan):
-            (arrays,) = algorithm.prepare([batch.arrays], model, settings)
+        # All at once: what is a statistic of a step must not depend on how the examples are cut into batches.
+        columns = [batch.arrays for batch in batches.once(examples, plan)]
+        for arrays in algorithm.prepare(columns, model, settings, reference):
             added = tuple(algorithm.loss(algorithm.forward(model, arrays), arrays, settings))
             sums = added if sums is None else tree_map(mx.add, sums, added)
             mx.eval(sums)

@@ -8,14 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import small
+from warm import Warm
 
 from mlx_email import blas
 from mlx_email.cli import main
-
-sys.path.insert(0, str(Path(__file__).parent))  # the killed processes import these two as well
-
-import small
-from warm import Warm
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -63,21 +63,29 @@ class Killed(BaseException):
 # The loop's and the stage's own interface, without a mailbox
 
 
-def model(words: int = WORDS, seed: int = 11) -> nn.Module:
+def model(words: int = WORDS, seed: int = 11, layers: int = 1) -> nn.Module:
     mx.random.seed(seed)
-    made = qwen2.Model(qwen2.ModelArgs(**SIZES, vocab_size=words))
+    made = qwen2.Model(qwen2.ModelArgs(**{**SIZES, "num_hidden_layers": layers}, vocab_size=words))
     prepare(made)
     return made
 
 
-def examples(count: int, *, branches: int = 1, seed: int = 3) -> list[Example]:
+def examples(
+    count: int, *, branches: int = 1, seed: int = 3, numbers: Callable[[int], dict[str, Any]] | None = None
+) -> list[Example]:
+    """Random ones; `numbers` gives those of the n-th."""
     rng = np.random.default_rng(seed)
 
     def tokens(length: int) -> list[int]:
         return rng.integers(0, WORDS, length).tolist()
 
     return [
-        example(f"message-{n}", tokens(1 + n % 7), *(tokens(1 + (n + k) % 5) for k in range(branches)))
+        example(
+            f"message-{n}",
+            tokens(1 + n % 7),
+            *(tokens(1 + (n + k) % 5) for k in range(branches)),
+            numbers=numbers and numbers(n),
+        )
         for n in range(count)
     ]
 
@@ -89,6 +97,8 @@ def job(
     train_on: int = 14,
     held_out: int = 0,
     branches: int = 1,
+    numbers: Callable[[int], dict[str, Any]] | None = None,
+    layers: int = 1,
     on_step: Callable[[Any, int], object] = lambda *_: None,
     note: Callable[[str], object] = lambda _: None,
     **stage: Any,
@@ -100,16 +110,16 @@ def job(
             (run / folder).mkdir(parents=True)
         for name in ("data/features.parquet", *(f"model/{name}" for name in ("model.safetensors", *source.REQUIRED))):
             (run / name).write_text(name)
-    base = Base(model(), None, {}, run / "model")
+    base = Base(model(layers=layers), None, {}, run / "model")
     return Job(
         run=run,
         base=base,
         config=settings,
         stage=settings.stages[0],
-        adapters=runs.adapt(base, settings),
+        adapters=runs.adapt(base, settings, settings.stages[0]),
         parent=None,
-        examples=examples(train_on, branches=branches),
-        held_out=examples(held_out, branches=branches, seed=4),
+        examples=examples(train_on, branches=branches, numbers=numbers),
+        held_out=examples(held_out, branches=branches, seed=4, numbers=numbers),
         identity=resume.identity(base, run / "data", settings),
         on_step=on_step,
         note=note,

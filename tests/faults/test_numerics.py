@@ -29,7 +29,7 @@ def poison(monkeypatch, loss, at: int = AT) -> None:
     """An SFT whose loss is also given 1 in step `at` and 0 before."""
     steps = []
 
-    def prepare(batch, policy, settings):
+    def prepare(batch, policy, settings, reference):
         steps.append(len(steps) + 1)
         return [arrays | {"poison": mx.array(float(steps[-1] == at))} for arrays in batch]
 
@@ -138,8 +138,8 @@ def test_in_the_learning_rate(value, whole, tmp_path, monkeypatch):
 def test_in_one_weight_of_the_base(value, tmp_path, monkeypatch):
     honest = small.model
 
-    def damaged(*args):
-        model = honest(*args)
+    def damaged(*args, **options):
+        model = honest(*args, **options)
         layer = model.layers[0].mlp.up_proj
         layer.weight = mx.where(mx.arange(layer.weight.size).reshape(layer.weight.shape) == 7, value, layer.weight)
         return model

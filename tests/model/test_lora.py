@@ -15,6 +15,7 @@ from mlx_email.errors import ModelError
 from mlx_email.export import fuse
 from mlx_email.model import checkpointing, dropout, lora
 from mlx_email.model.forward import completion_logps
+from mlx_email.model.frozen import Frozen
 from mlx_email.model.load import Base
 
 TARGETS = ("q_proj", "v_proj", "down_proj")
@@ -190,3 +191,26 @@ def test_fused_arrays_keep_the_type_of_the_base(name, dora, small):
     model.load_weights(halved, strict=False)
     fused(model, {})
     assert {array.dtype for _, array in tree_flatten(model.parameters())} <= {mx.bfloat16, mx.uint32}
+
+
+def test_idle_adapters_are_bypassed_and_come_back(small, monkeypatch):
+    """As a reference policy fresh adapters are the base itself: the same numbers, without running them."""
+    model = small.build("llama")
+    prompts, lengths, completions, mask = small.batch(2)
+    arrays = dict(prompts=prompts, prompt_lengths=lengths, completions=completions, completion_mask=mask)
+    policy = Frozen.of(model)
+    fresh = Frozen({n: 0 * a if n.endswith("lora_b") else a for n, a in policy.arrays.items()})
+    assert fresh.idle and not policy.idle
+    without = fresh.logps(model, arrays)
+    monkeypatch.setattr(Frozen, "idle", False)
+    np.testing.assert_allclose(without, fresh.logps(model, arrays), atol=1e-6)
+    np.testing.assert_allclose(without, completion_logps(small.bare("llama"), *arrays.values()), atol=1e-6)
+    now = lora.adapter_arrays(model)
+    assert now.keys() == policy.arrays.keys() and all(now[name] is policy.arrays[name] for name in now)
+    assert mx.abs(policy.logps(model, arrays) - without).max().item() > 1e-3
+
+
+def test_dora_s_adapters_are_never_idle(small):
+    model = small.build("llama", dora=True)
+    arrays = Frozen.of(model).arrays
+    assert not Frozen({n: 0 * a if n.endswith("lora_b") else a for n, a in arrays.items()}).idle

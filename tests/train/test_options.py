@@ -58,10 +58,10 @@ def learned(table, where, overrides, rows=None) -> dict[str, np.ndarray]:
         base=base,
         config=chosen,
         stage=chosen.stages[0],
-        adapters=runs.adapt(base, chosen),
+        adapters=runs.adapt(base, chosen, chosen.stages[0]),
         parent=None,
-        examples=runs.examples_of(chosen.stages[0], rows, words, chosen),
-        held_out=runs.demonstrations(held_out, words, chosen.max_prompt_tokens),
+        examples=pipeline.gather(chosen.stages[0], rows, words, chosen)[1],
+        held_out=pipeline.gather(chosen.stages[0], held_out, words, chosen)[1],
         identity=identity(base, where / "data", chosen),
         on_step=lambda *_: None,
         note=lambda _: None,
@@ -104,8 +104,13 @@ def test_lora_is_scaled_by_alpha_over_rank():
 
 def test_only_training_mail_is_trained_on_and_only_test_mail_is_measured(table, tmp_path, monkeypatch):
     seen = {}
-    honest_train, honest_score = runs.demonstrations, pipeline.action_logps
-    monkeypatch.setattr(runs, "demonstrations", lambda rows, *a: honest_train(seen.setdefault("train", list(rows)), *a))
+    honest_train, honest_score = pipeline.gather, pipeline.action_logps
+
+    def gathered(stage, rows, *others):
+        rows = list(rows)
+        return honest_train(stage, seen.setdefault(rows[0].split, rows), *others)
+
+    monkeypatch.setattr(pipeline, "gather", gathered)
     monkeypatch.setattr(
         pipeline, "action_logps", lambda b, r, rows, **k: honest_score(b, r, seen.setdefault("test", rows), **k)
     )
@@ -113,7 +118,7 @@ def test_only_training_mail_is_trained_on_and_only_test_mail_is_measured(table, 
     assert main(["train", str(table), "--out", str(tmp_path / "run"), *few]) == 0
     for split, rows in seen.items():
         assert [row.message_id for row in rows] == [row.message_id for row in read_rows(table, split)], split
-    assert seen.keys() == {"train", "test"}
+    assert seen.keys() == {"train", "validation", "test"}
 
 
 def test_stages_go_on_from_each_other(table, tmp_path):
@@ -123,4 +128,4 @@ def test_stages_go_on_from_each_other(table, tmp_path):
     assert a.read_bytes() != b.read_bytes()
     assert '"parent": "a"' in (tmp_path / "run/b/stage.json").read_text()
     chosen = runs.open_run(tmp_path / "run")
-    assert runs.last_stage(tmp_path / "run", chosen).name == "b"
+    assert runs.last_policy(tmp_path / "run", chosen).name == "b"

@@ -92,7 +92,7 @@ def test_events_hold_every_step_and_no_ids(make_job, tmp_path):
 def test_a_stage_needs_examples(make_job, tmp_path):
     import dataclasses
 
-    with pytest.raises(DataError, match="no labelled mail"):
+    with pytest.raises(DataError, match="nothing to learn from"):
         train_stage(dataclasses.replace(make_job(tmp_path / "run"), examples=[]))
 
 
@@ -125,8 +125,8 @@ def _wide(plan):
     import dataclasses
 
     halves = [
-        (half, width + extra)
-        for bucket, width in zip(plan.buckets, plan.widths, strict=True)
+        (half, (width + extra, completions))
+        for bucket, (width, completions) in zip(plan.buckets, plan.widths, strict=True)
         for extra, half in enumerate((bucket[::2], bucket[1::2]))
         if half
     ]

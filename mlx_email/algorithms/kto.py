@@ -1,0 +1,70 @@
+"""Kahneman-Tversky optimisation. G = 1 completion a prompt, with the number `desirable`: 1, or 0 where it is not.
+
+Its point of reference, KL, is estimated on completions that belong to other prompts: the step's completions, rotated by
+one over all its micro-batches.
+"""
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_email.algorithms.record import Algorithm, Arrays
+from mlx_email.config import Kto
+from mlx_email.kernels import losses
+from mlx_email.model.frozen import Frozen
+
+
+def prepare(batch: list[Arrays], policy: nn.Module, settings: Kto, reference: Frozen | None) -> list[Arrays]:
+    """Adds `kl` (1,): the mean log-ratio, policy to reference, of every example's completion after the next one's
+    prompt, nats a completion; 0 where a step has only one example, or the loss does not ask for it."""
+    if settings.loss_type != "kto" or (rotated := rotate(batch)) is None:
+        return [{**arrays, "kl": mx.zeros((1,))} for arrays in batch]
+    if reference is None:
+        raise AssertionError("KTO asks for the reference policy")
+    now = Frozen.of(policy)  # in eval mode, as the reference
+    sums = mx.array(0.0)
+    for arrays in rotated:
+        sums = sums + (now.logps(policy, arrays) - reference.logps(policy, arrays)).sum()
+        mx.eval(sums)
+    kl = (sums / sum(arrays["completion_mask"].any(axis=-1).sum() for arrays in batch))[None]
+    mx.eval(kl)
+    return [{**arrays, "kl": kl} for arrays in batch]
+
+
+def rotate(batch: list[Arrays]) -> list[Arrays] | None:
+    """The micro-batches with every example's completion moved to the next example's prompt, the last one's to the
+    first; rows of padding stay empty. None where there are fewer than two examples."""
+    masks = [np.array(arrays["completion_mask"]) > 0 for arrays in batch]  # (B, 1, C)
+    tokens = [np.array(arrays["completions"]) for arrays in batch]
+    places = [(number, row) for number, mask in enumerate(masks) for row in np.flatnonzero(mask.any(axis=(1, 2)))]
+    if len(places) < 2:
+        return None
+    widest = max(mask.shape[-1] for mask in masks)
+    new_masks = [np.zeros((*mask.shape[:2], widest), np.float32) for mask in masks]
+    new_tokens = [np.zeros(mask.shape, np.int32) for mask in new_masks]
+    for (number, row), (source, giver) in zip(places, [places[-1], *places[:-1]], strict=True):
+        width = masks[source].shape[-1]
+        new_masks[number][row, :, :width] = masks[source][giver]
+        new_tokens[number][row, :, :width] = tokens[source][giver]
+    return [
+        {**arrays, "completions": mx.array(ids), "completion_mask": mx.array(mask)}
+        for arrays, ids, mask in zip(batch, new_tokens, new_masks, strict=True)
+    ]
+
+
+def loss(logps: mx.array, arrays: Arrays, settings: Kto) -> losses.Loss:
+    return losses.kto(
+        logps[:, 0],
+        arrays["ref_logps"][:, 0],
+        arrays["completion_mask"][:, 0],
+        arrays["desirable"],
+        arrays["kl"],
+        mx.zeros_like(arrays["kl"]),
+        loss_type=settings.loss_type,
+        beta=settings.beta,
+        desirable_weight=1.0 if settings.desirable_weight is None else settings.desirable_weight,
+        undesirable_weight=1.0 if settings.undesirable_weight is None else settings.undesirable_weight,
+    )
+
+
+KTO = Algorithm(loss=loss, prepare=prepare, reference=True, live_reference=True)
