@@ -1,8 +1,8 @@
-"""The vocabulary head in memory and time, and quantised products both ways: `python benchmarks/kernels.py`.
+"""The vocabulary head, the parts of a layer, and quantised products both ways: `python benchmarks/kernels.py`.
 
-It runs on the device that MLX uses here; with names, only those parts of it: `memory`, `time`, `tiles`, `products`. Two
-ways of doing one thing are timed in turn, in one process, and compared by their fastest runs: on a shared machine only
-such ratios mean something.
+It runs on the device that MLX uses here; with names, only those parts of it: `memory`, `time`, `tiles`, `layers`,
+`products`. Two ways of doing one thing are timed in turn, in one process, and compared by their fastest runs: on a
+shared machine only such ratios mean something.
 """
 
 import sys
@@ -16,8 +16,9 @@ import mlx_email  # noqa: F401 - loads the fast BLAS, which must come before mlx
 # isort: split
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models import activations
 
-from mlx_email.kernels import logprob
+from mlx_email.kernels import attention, gate, logprob
 from mlx_email.kernels.logprob import linear_logprob
 from mlx_email.kernels.quantized import Quantized, packed
 
@@ -137,6 +138,49 @@ def tiles() -> None:
     setattr(logprob, name, chosen)
 
 
+def layers() -> None:
+    """Attention of prompts and of branches, and the gate, beside MLX's: what BLOCK is set by."""
+    print("Attention and gate, forward and backward: milliseconds, and how many times faster than MLX's")
+    width = 64
+    for batch, heads, shared, length in ((1, 8, 8, 383), (8, 8, 8, 224), (4, 9, 3, 512)):
+        given = [mx.random.normal((batch, h, length, width)) for h in (heads, shared, shared)]
+        for block in (48, 96, 192):
+            attention.BLOCK, before = block, attention.BLOCK
+            name = f"causal, {batch} x {length}, {heads} heads of {shared}, blocks of {block}"
+            ours = partial(attention.attention, scale=0.1, mask="causal")
+            beside(name, ours, partial(mx.fast.scaled_dot_product_attention, scale=0.1, mask="causal"), given)
+            attention.BLOCK = before
+    for batch, group in ((1, 8), (4, 2)):
+        own = [mx.random.normal((batch * group, 8, 32, width)) for _ in range(3)]
+        prompt = [mx.random.normal((batch, 8, 383, width)) for _ in range(2)]
+        mask = mx.broadcast_to(mx.arange(415)[None] <= mx.arange(383, 415)[:, None], (batch * group, 1, 32, 415))
+
+        def branched(q: mx.array, k: mx.array, v: mx.array, pk: mx.array, pv: mx.array, mask: mx.array) -> mx.array:
+            return attention.branched(q, (pk, pv), (k, v), scale=0.1, mask=mask)
+
+        def copied(q: mx.array, k: mx.array, v: mx.array, pk: mx.array, pv: mx.array, mask: mx.array) -> mx.array:
+            repeats = len(q) // len(pk)
+            joined = [mx.concatenate([mx.repeat(p, repeats, axis=0), own], axis=2) for p, own in ((pk, k), (pv, v))]
+            return mx.fast.scaled_dot_product_attention(q, *joined, scale=0.1, mask=mask)
+
+        name = f"branches, {batch} x {group} of 32 after 383"
+        beside(name, partial(branched, mask=mask), partial(copied, mask=mask), [*own, *prompt])
+    gates = [mx.random.normal((640, 1408)) for _ in range(2)]
+    beside("gate, 640 x 1,408", gate.swiglu, activations.swiglu, gates)
+
+
+def beside(name: str, ours: Callable[..., mx.array], theirs: Callable[..., mx.array], given: list[mx.array]) -> None:
+    """Print how long both take, values and gradients by all inputs."""
+    mx.eval(given)
+
+    def both(function: Callable[..., mx.array]) -> Callable[[], object]:
+        gradient = mx.value_and_grad(lambda *inputs: function(*inputs).sum(), argnums=list(range(len(given))))
+        return lambda: gradient(*given)
+
+    took = fastest({"ours": both(ours), "MLX": both(theirs)}, 9)
+    print(f"  {name:50} {took['ours']:.1f} ({took['MLX'] / took['ours']:.1f} x)")
+
+
 def products() -> None:
     """What FORWARD_ROWS and BACKWARD_ROWS are set by."""
     rows = (1, 2, 3, 4, 6, 8, 12, 16, 64, 512)
@@ -170,7 +214,7 @@ def ratio(matrix: Quantized, x: mx.array, *, transpose: bool) -> float:
     return took["fused"] / took["unpacked"]
 
 
-PARTS = {"memory": memory, "time": times, "tiles": tiles, "products": products}
+PARTS = {"memory": memory, "time": times, "tiles": tiles, "layers": layers, "products": products}
 
 
 def main() -> None:

@@ -107,15 +107,28 @@ def steps(
 ) -> Iterator[list[Batch]]:
     """Optimiser steps for ever, epoch after epoch, from after step number `start` on: each a list of at most
     `accumulation` micro-batches. An epoch's last step may have fewer; no step takes from two epochs."""
+    for step in order_of(plan, accumulation, seed, start=start):
+        yield [
+            collate([examples[i] for i in indices], plan.batch_size, *plan.widths[bucket]) for bucket, indices in step
+        ]
+
+
+def order_of(
+    plan: Plan, accumulation: int, seed: int, *, start: int = 0
+) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+    """The micro-batches of `steps` as (bucket, indices)."""
     an_epoch = steps_per_epoch(plan, accumulation)
     for epoch in itertools.count(start // an_epoch):
         done = start % an_epoch if epoch == start // an_epoch else 0
         order = epoch_order(plan, seed, epoch)
         for first in range(done * accumulation, len(order), accumulation):
-            yield [
-                collate([examples[i] for i in indices], plan.batch_size, *plan.widths[bucket])
-                for bucket, indices in order[first : first + accumulation]
-            ]
+            yield order[first : first + accumulation]
+
+
+def used(plan: Plan, accumulation: int, seed: int, steps: int) -> list[int]:
+    """The indices of the examples that the first `steps` steps take, in ascending order."""
+    taken = itertools.islice(order_of(plan, accumulation, seed), min(steps, steps_per_epoch(plan, accumulation)))
+    return sorted(index for step in taken for _, indices in step for index in indices)
 
 
 def once(examples: Sequence[Example], plan: Plan) -> Iterator[Batch]:

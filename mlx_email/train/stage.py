@@ -12,7 +12,7 @@ import itertools
 import shlex
 import shutil
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def _train(job: Job, plan: batches.Plan, steps: int) -> dict[str, Any]:
         job.note(f"{stage.name}: {session.standing.step} steps are done already, {steps} are asked for")
     memory.settle(config.memory.cache_gb)
     mx.reset_peak_memory()
-    job = session.job = _with_reference(job)
+    job = session.job = _with_reference(job, batches.used(plan, stage.accumulation, config.seed, steps))
     if job.algorithm.live_reference:
         session.reference = reference_of(job.folder, model)
     if config.gradient_checkpointing:
@@ -161,17 +161,18 @@ def _refuse_changes(job: Job, found: checkpoint.Checkpoint | None) -> None:
             job.note(f"warning: the run was begun elsewhere ({change}): the result may differ in its last digits")
 
 
-def _with_reference(job: Job) -> Job:
-    """The job with what the reference thinks of its examples, where the algorithm asks for it."""
+def _with_reference(job: Job, used: Sequence[int]) -> Job:
+    """The job with what the reference thinks of its examples, where the algorithm asks for it: of those that are
+    `used`, by index, and of those that are validated on."""
     if not job.algorithm.reference:
         return job
-    job.note(f"{job.stage.name}: reference log-probabilities of {len(job.examples) + len(job.held_out)} examples")
-    kinds = {"train": job.examples, "validation": job.held_out}
-    known = [
-        with_reference(job.folder, kind, job.base.model, examples, job.stage.batch_size)
-        for kind, examples in kinds.items()
-    ]
-    return dataclasses.replace(job, examples=known[0], held_out=known[1])
+    job.note(f"{job.stage.name}: reference log-probabilities of {len(used) + len(job.held_out)} examples")
+    model, size, examples = job.base.model, job.stage.batch_size, list(job.examples)
+    known = with_reference(job.folder, "train", model, [examples[index] for index in used], size)
+    for index, example in zip(used, known, strict=True):
+        examples[index] = example
+    held_out = with_reference(job.folder, "validation", model, job.held_out, size)
+    return dataclasses.replace(job, examples=examples, held_out=held_out)
 
 
 def _warn_of_little_space(job: Job) -> None:

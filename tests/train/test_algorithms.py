@@ -162,6 +162,13 @@ def test_micro_batches_give_the_gradient_of_one_batch(name, cut, tmp_path):
         np.testing.assert_allclose(added[key], whole[key], atol=2e-5)
 
 
+def test_the_reference_is_asked_only_about_examples_that_are_trained_on(tmp_path):
+    made = job(tmp_path / "run", "dpo", max_steps=2)
+    train_stage(made)
+    (part,) = (made.folder / "reference").glob("train-*")
+    assert len(mx.load(str(part / "logps.safetensors"))["logps"]) == 8 < len(made.examples)
+
+
 # KTO's mismatched completions
 
 

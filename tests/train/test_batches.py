@@ -55,6 +55,19 @@ def test_steps_from_anywhere_are_those_of_the_whole(lengths, accumulation, start
     assert [[batch.ids for batch in step] for step in rest] == whole[start:]
 
 
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=40),
+    accumulation=st.integers(1, 4),
+    count=st.integers(1, 30),
+)
+def test_used_are_the_examples_of_the_first_steps(lengths, accumulation, count):
+    rows = examples(lengths)
+    plan = batches.plan(rows, 3)
+    taken = islice(batches.steps(rows, plan, accumulation, 4), count)
+    seen = {int(identity) for step in taken for batch in step for identity in batch.ids}
+    assert batches.used(plan, accumulation, 4, count) == sorted(seen)
+
+
 def test_measuring_takes_every_example_once():
     rows = examples([5, 9, 2, 7, 7, 1, 30])
     seen = [identity for batch in batches.once(rows, batches.plan(rows, 2)) for identity in batch.ids]
