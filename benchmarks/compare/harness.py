@@ -50,7 +50,7 @@ def measure(
         note(f"{name}: {side}: {line}")
     present = [side for side in work.sides if side not in skipped]
     parity = None
-    if not skipped.keys() & set(work.parity):
+    if work.parity and not skipped.keys() & set(work.parity):
         files = [folder / f"{name}-{number}.safetensors" for number in range(2)]
         losses = []
         for side, file in zip(work.parity, files, strict=True):
@@ -69,7 +69,7 @@ def measure(
         "sides": {side: {"ready": ready[side], "repetitions": measured[side]} for side in present},
         "skipped": skipped,
         "goals": [ratios.compared(goal, measured, judged=sizes == workload.FULL) for goal in work.goals],
-        "parity": parity and {"between": list(work.parity), **parity},
+        "parity": parity and {"between": list(work.parity or ()), **parity},
         "notes": list(work.notes),
     }
 

@@ -55,6 +55,6 @@ class Work:
 
     sides: dict[str, Side]  # ours first
     goals: tuple[Goal, ...]
-    parity: tuple[str, str]  # the sides whose gradients are compared
+    parity: tuple[str, str] | None  # the sides whose gradients are compared, where there are any
     notes: tuple[str, ...]  # what one has to know to read the figures
     repetitions: Callable[[Sizes], int] = lambda sizes: sizes.repetitions

@@ -65,7 +65,7 @@ def shared_hidden(model: nn.Module, prompts: mx.array, prompt_lengths: mx.array,
     body, _ = split(model)
     batch, branches, length = completions.shape
     lengths = prompt_lengths - 1  # without the last token
-    caches = [PromptCache(_window(cache)) for cache in make_prompt_cache(model)]
+    caches = [PromptCache(window_of(cache)) for cache in make_prompt_cache(model)]
     body(prompts[:, : max(prompts.shape[1] - 1, 1)], cache=caches)
     dropout.advance(model)
     last = mx.take_along_axis(prompts, lengths[:, None], axis=1)  # (B, 1)
@@ -76,7 +76,7 @@ def shared_hidden(model: nn.Module, prompts: mx.array, prompt_lengths: mx.array,
     return hidden.reshape(batch, branches, length, -1)
 
 
-def _window(cache: object) -> int | None:
+def window_of(cache: object) -> int | None:
     return cache.max_size if isinstance(cache, RotatingKVCache) else None
 
 

@@ -1,0 +1,198 @@
+"""Rollouts: several completions of each prompt, decoded side by side, each prompt computed once.
+
+The prompts run once; all live rows of all prompts are then decoded in one batch, one token a step, their own keys and
+values beside those of their prompt, which are held once. A row that has ended leaves the batch.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx_lm.generate import generate_step
+from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.sample_utils import make_sampler
+
+from mlx_email.kernels import exponential, quantized
+from mlx_email.kernels.logprob import Head
+from mlx_email.model import forward
+from mlx_email.model.cache import BranchCache, Pair, PromptCache
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is drawn; as mlx-lm's samplers take it."""
+
+    temperature: float = 1.0  # 0: the most likely token
+    top_p: float = 0.0  # 0 or 1: all
+    top_k: int = 0  # 0: all
+    min_p: float = 0.0
+
+    def sampler(self) -> Callable[[mx.array], mx.array]:
+        """A function from log-probabilities (rows, V) to tokens (rows,); random numbers from mx.random's state."""
+        return make_sampler(self.temperature, self.top_p, self.min_p, top_k=self.top_k)
+
+
+@dataclass
+class Completion:
+    """One sampled completion."""
+
+    tokens: list[int]  # the token that ended it included
+    logps: list[float]  # of each under the policy itself, at temperature 1, nats
+    ended: bool = False  # else it was cut at the limit
+
+
+class DecodeCache(BranchCache):
+    """A layer's cache while branches are decoded, a token a step: they keep their own keys and values."""
+
+    def __init__(self, prompt: PromptCache, lengths: mx.array) -> None:
+        super().__init__(prompt, lengths)
+        self.own: Pair | None = None  # (rows, H, tokens so far, head size)
+
+    def update_and_fetch(self, keys: mx.array, values: mx.array) -> Pair:
+        if self.own is not None:
+            keys, values = (
+                mx.concatenate([old, new], axis=2) for old, new in zip(self.own, (keys, values), strict=True)
+            )
+        self.own = keys, values
+        fetched = super().update_and_fetch(keys, values)
+        self.offset = self.offset + 1
+        return fetched
+
+    def make_mask(self, n: int, return_array: bool = True, window_size: int | None = None) -> mx.array:
+        if self.own is None:
+            return super().make_mask(n, return_array, window_size)
+        before = self.own[0].shape[2]
+        started = BranchCache(self.prompt, self.offset - before)
+        return started.make_mask(before + n, return_array, window_size)[:, :, before:]
+
+    def take(self, prompts: mx.array, rows: mx.array) -> "DecodeCache":
+        """One with only some prompts and some rows."""
+        kept = PromptCache(self.prompt.window)
+        kept.hold([array[prompts] for array in self.prompt.arrays()])
+        taken = DecodeCache(kept, self.offset[rows])
+        taken.own = None if self.own is None else (self.own[0][rows], self.own[1][rows])
+        return taken
+
+
+def sample(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    group: int,
+    max_tokens: int,
+    sampling: Sampling,
+    stop: Collection[int],
+    seed: int,
+    progress: Callable[[int], object] = lambda tokens: None,  # noqa: ARG005
+) -> list[list[Completion]]:
+    """`group` completions of each prompt (token ids), up to a token of `stop` or `max_tokens`, in the prompts' order.
+
+    The same arguments give the same completions. `progress` is called with how many tokens each step made. The model
+    is left in the mode that it was in.
+    """
+    training = model.training
+    model.eval()
+    mx.random.seed(seed)
+    decode = _side_by_side if forward.shares_prompts(model) else _one_by_one
+    found = [[Completion([], []) for _ in range(group)] for _ in prompts]
+    try:
+        for rows, tokens, logps in decode(model, prompts, found, max_tokens, sampling.sampler()):
+            for row, token, logp in zip(rows, tokens, logps, strict=True):
+                row.tokens.append(token)
+                row.logps.append(logp)
+                row.ended = token in stop
+            progress(len(rows))
+    finally:
+        model.train(training)
+    return found
+
+
+Step = tuple[list[Completion], list[int], list[float]]  # completions, their next tokens, their log-probabilities
+
+
+def _side_by_side(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    found: list[list[Completion]],
+    max_tokens: int,
+    sampler: Callable[[mx.array], mx.array],
+) -> Iterator[Step]:
+    body, head = forward.split(model)
+    lengths = mx.array([len(prompt) - 1 for prompt in prompts])  # the last token begins every branch
+    width = max(max(map(len, prompts)) - 1, 1)
+    padded = np.zeros((len(prompts), width), np.int32)
+    for row, prompt in enumerate(prompts):
+        padded[row, : len(prompt) - 1] = prompt[:-1]
+    of_prompts = [PromptCache(forward.window_of(cache)) for cache in make_prompt_cache(model)]
+    body(mx.array(padded), cache=of_prompts)
+    group = len(found[0])
+    caches = [DecodeCache(cache, mx.repeat(lengths, group)) for cache in of_prompts]
+    # Slots, as many for each prompt: a completion each, None where one has been left over.
+    slots: list[list[Completion | None]] = [list(completions) for completions in found]
+    inputs = mx.repeat(mx.array([prompt[-1] for prompt in prompts]), group)
+    for _ in range(max_tokens):
+        logprobs = log_softmax(_logits(body(inputs[:, None], cache=caches)[:, 0], head))
+        drawn = sampler(logprobs)
+        logps = mx.take_along_axis(logprobs, drawn[:, None], axis=-1)[:, 0]
+        mx.eval(drawn, logps, [cache.own for cache in caches])
+        flat = [slot for of_prompt in slots for slot in of_prompt]
+        live = [number for number, slot in enumerate(flat) if slot is not None]
+        yield [flat[n] for n in live], np.array(drawn)[live].tolist(), np.array(logps)[live].tolist()
+        slots, kept_prompts, kept_rows = _repacked(slots)
+        if not slots:
+            return
+        inputs = drawn[kept_rows]
+        if len(kept_rows) < len(flat):
+            caches = [cache.take(kept_prompts, kept_rows) for cache in caches]
+
+
+def _repacked(slots: list[list[Completion | None]]) -> tuple[list[list[Completion | None]], mx.array, mx.array]:
+    """What goes on: the prompts that have a live row, each with as many slots as the one with most live rows; as slots,
+    indices of prompts, and indices of rows. Unchanged where fewer slots would not be saved."""
+    width = len(slots[0])
+    live = [[n for n, slot in enumerate(row) if slot is not None and not slot.ended] for row in slots]
+    going = [number for number, row in enumerate(live) if row]
+    most = max(map(len, live), default=0)
+    if most == width and len(going) == len(slots):
+        same = [[slot if n in row else None for n, slot in enumerate(slots[at])] for at, row in enumerate(live)]
+        return same, mx.array(going), mx.arange(width * len(slots))
+    packed: list[list[Completion | None]] = []
+    rows = []
+    for number in going:
+        filled = live[number] + [live[number][0]] * (most - len(live[number]))  # a left-over slot repeats some row
+        packed.append([slots[number][n] if at < len(live[number]) else None for at, n in enumerate(filled)])
+        rows += [number * width + n for n in filled]
+    return packed, mx.array(going), mx.array(rows)
+
+
+def _one_by_one(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    found: list[list[Completion]],
+    max_tokens: int,
+    sampler: Callable[[mx.array], mx.array],
+) -> Iterator[Step]:
+    """For models that cannot share a prompt: mlx-lm's own generation, a row at a time."""
+    for prompt, completions in zip(prompts, found, strict=True):
+        for completion in completions:
+            for token, logprobs in generate_step(mx.array(prompt), model, max_tokens=max_tokens, sampler=sampler):
+                yield [completion], [int(token)], [logprobs[int(token)].item()]
+                if completion.ended:
+                    break
+
+
+def _logits(hidden: mx.array, head: Head) -> mx.array:
+    """(rows, V) float32."""
+    if isinstance(head, nn.QuantizedLinear | nn.QuantizedEmbedding):
+        logits = quantized.matmul(hidden, quantized.packed(head))
+    else:
+        logits = hidden @ head.weight.T
+    return (logits + head.bias if "bias" in head else logits).astype(mx.float32)
+
+
+def log_softmax(logits: mx.array) -> mx.array:
+    """Log-probabilities (rows, V) float32, by the exponential that is cheap here. Not differentiable on the CPU."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - mx.log(exponential.exp(shifted).sum(axis=-1, keepdims=True))

@@ -1,0 +1,145 @@
+"""Rollouts side by side equal mlx-lm's own generation; what is drawn has the policy's probabilities; rows leave."""
+
+from collections import Counter
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from mlx_lm.generate import generate_step
+from mlx_lm.sample_utils import make_sampler
+
+from mlx_email.model import sample as sampling_
+from mlx_email.model.batch import collate, example
+from mlx_email.model.forward import completion_logps
+from mlx_email.model.sample import DecodeCache, Sampling, sample
+
+NAMES = ["llama", "llama-tied", "llama-sliding", "llama-4bit", "qwen2", "qwen3", "phi3", "deepseek", "mamba"]
+PROMPTS = [[1, 5, 3, 2, 4, 9, 8, 7], [4], [2, 6, 1, 5]]
+GREEDY = Sampling(temperature=0.0)
+
+
+def draw(model, prompts=PROMPTS, **options):
+    chosen = dict(group=2, max_tokens=9, sampling=Sampling(), stop=(), seed=0)
+    return sample(model, prompts, **{**chosen, **options})
+
+
+def alone(model, prompt, count, stop=()) -> list[int]:
+    """mlx-lm's own greedy generation."""
+    tokens = []
+    for token, _ in generate_step(mx.array(prompt), model, max_tokens=count, sampler=make_sampler(0.0)):
+        tokens.append(int(token))
+        if tokens[-1] in stop:
+            break
+    return tokens
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_greedy_equals_mlx_lm_token_for_token(name, small):
+    """Ragged prompts, one of a single token, and ends at different steps."""
+    model = small.build(name)
+    model.eval()
+    stop = set(alone(model, PROMPTS[0], 9)[3:4])
+    found = draw(model, sampling=GREEDY, stop=stop)
+    for prompt, completions in zip(PROMPTS, found, strict=True):
+        wanted = alone(model, prompt, 9, stop)
+        assert [completion.tokens for completion in completions] == [wanted, wanted]
+        assert {completion.ended for completion in completions} == {wanted[-1] in stop}
+
+
+class OffByOne(DecodeCache):
+    def update_and_fetch(self, keys, values):
+        fetched = super().update_and_fetch(keys, values)
+        if self.own[0].shape[2] == 1:
+            self.offset = self.offset + 1
+        return fetched
+
+
+class Forgetful(DecodeCache):
+    def update_and_fetch(self, keys, values):
+        self.own = None if self.own is None else tuple(0 * array for array in self.own)
+        return super().update_and_fetch(keys, values)
+
+
+@pytest.mark.parametrize("fault", [OffByOne, Forgetful])
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_planted_faults_are_seen(name, fault, small, monkeypatch):
+    model = small.build(name)
+    honest = draw(model, sampling=GREEDY)
+    monkeypatch.setattr(sampling_, "DecodeCache", fault)
+    faulty = draw(model, sampling=GREEDY)
+    firsts = [(ours[0].logps, theirs[0].logps) for ours, theirs in zip(honest, faulty, strict=True)]
+    assert max(np.abs(np.array(ours) - theirs).max() for ours, theirs in firsts) > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_log_probabilities_are_those_of_the_training_s_forward_path(name, small):
+    model = small.build(name)
+    found = draw(model, group=3, sampling=Sampling(temperature=0.8), stop=(7, 11))
+    examples = [
+        example("", prompt, *(completion.tokens for completion in completions))
+        for prompt, completions in zip(PROMPTS, found, strict=True)
+    ]
+    arrays = collate(examples, 3, 8, 9).arrays
+    model.eval()
+    logps = np.array(completion_logps(model, *arrays.values()))
+    for row, completions in zip(logps, found, strict=True):
+        for theirs, completion in zip(row, completions, strict=True):
+            np.testing.assert_allclose(completion.logps, theirs[: len(completion.logps)], atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_completions_and_another_others(small):
+    model = small.build("llama")
+    again, other = draw(model, seed=3), draw(model, seed=4)
+    assert draw(model, seed=3) == again != other
+
+
+def test_tokens_come_as_often_as_they_are_likely(small):
+    """The first token of 4,000 completions, against the model's own probabilities: a chi-squared test."""
+    model = small.build("llama")
+    model.eval()
+    probabilities = np.array(mx.softmax(model(mx.array([PROMPTS[0]]))[0, -1].astype(mx.float32)), np.float64)
+    seen = Counter(completion.tokens[0] for completion in draw(model, [PROMPTS[0]], group=4000, max_tokens=1)[0])
+    expected = 4000 * probabilities / probabilities.sum()
+    counts = np.array([seen[token] for token in range(len(expected))])
+    assert ((counts - expected) ** 2 / expected).sum() < len(expected) + 5 * np.sqrt(2 * len(expected))
+    wrong = 4000 * (flat := probabilities**0.5) / flat.sum()  # as at another temperature
+    assert ((counts - wrong) ** 2 / wrong).sum() > len(expected) + 5 * np.sqrt(2 * len(expected))
+
+
+def test_top_k_keeps_the_likeliest(small):
+    model = small.build("llama")
+    model.eval()
+    likeliest = set(np.argsort(-np.array(model(mx.array([PROMPTS[0]]))[0, -1]))[:3].tolist())
+    found = draw(model, [PROMPTS[0]], group=200, max_tokens=1, sampling=Sampling(top_k=3))
+    assert {completion.tokens[0] for completion in found[0]} == likeliest
+
+
+def test_work_follows_live_rows(small, monkeypatch):
+    """A row that has ended is decoded no longer, once as many slots of every prompt are free; a prompt without rows
+    leaves with its keys."""
+    model = small.build("llama")
+    honest, sizes = type(model.model).__call__, []
+
+    def counting(self, inputs, *args, **options):
+        sizes.append(inputs.shape)
+        return honest(self, inputs, *args, **options)
+
+    monkeypatch.setattr(type(model.model), "__call__", counting)
+    made = []
+    found = draw(model, group=4, max_tokens=20, stop=tuple(range(0, 60, 4)), progress=made.append)
+    steps = [rows for rows, length in sizes[1:]]
+    assert sizes[0] == (3, 7) and all(length == 1 for _, length in sizes[1:])
+    lengths = [[len(completion.tokens) for completion in completions] for completions in found]
+    for step, rows in enumerate(steps):
+        live = [sum(length > step for length in row) for row in lengths]
+        assert sum(live) == made[step]
+        assert rows == sum(count > 0 for count in live) * max(live) or rows == steps[step - 1]
+    assert steps[0] == 12 > steps[-1] and len(steps) == max(map(max, lengths))
+
+
+def test_the_mode_of_the_model_is_left_as_it_was(small):
+    model = small.build("llama")
+    for training in (True, False):
+        model.train(training)
+        draw(model, max_tokens=1)
+        assert model.training == training
