@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from mlx_email.benchmarks import compare
-from mlx_email.benchmarks.compare import harness, ours, peers, ratios, report, workload
+from mlx_email.benchmarks.compare import harness, ours, peers, ratios, report, rollout, workload
 from mlx_email.benchmarks.compare.keep import Keep
 from mlx_email.benchmarks.compare.side import Goal, Job, Side, Work
 from mlx_email.benchmarks.compare.works import WORKS
@@ -149,6 +149,8 @@ def test_the_goals_are_those_that_were_set():
         "DPO, seconds a step": 4.0,
         "GRPO, seconds an update": 8.0,
         "GRPO, peak memory": 4.0,
+        "rollout, seconds, its GRPO's": 3.0,
+        "rollout, seconds, mlx-lm's batches": 1.5,
     }
 
 
@@ -159,11 +161,16 @@ def toy(tmp_path_factory) -> Path:
     return folder
 
 
-OUR_SIDES = [(name, side) for name, work in WORKS.items() for side in work.sides if work.sides[side].package is None]
-OUR_SIDES.remove(("sft", "mlx-lm"))
+TRAINED = [
+    (name, side)
+    for name, work in WORKS.items()
+    for side in work.sides
+    if work.parity is not None and work.sides[side].package is None
+]
+TRAINED.remove(("sft", "mlx-lm"))
 
 
-@pytest.mark.parametrize(("name", "side"), OUR_SIDES)
+@pytest.mark.parametrize(("name", "side"), TRAINED)
 def test_our_sides_train(toy, name, side):
     chosen, sizes, seen = WORKS[name].sides[side], workload.QUICK, []
     job = Job(toy, sizes, 1, chosen.steps(sizes), 2, lambda loss, tokens: seen.append((loss, tokens)))
@@ -176,7 +183,18 @@ def test_our_sides_train(toy, name, side):
     assert seen[-1][0] != seen[0][0] and all(np.isfinite(loss) for loss, _ in seen)
 
 
-@pytest.mark.parametrize(("name", "side"), OUR_SIDES)
+def test_our_rollout_draws_all_that_is_asked_for_and_others_each_time(toy, monkeypatch):
+    sizes, seen, drawn = workload.QUICK, [], []
+    honest = rollout.report
+    monkeypatch.setattr(rollout, "report", lambda job, found: drawn.append(found) or honest(job, found))
+    rollout.run_ours(Job(toy, sizes, 1, 1, 2, lambda loss, tokens: seen.append((loss, tokens))))
+    assert seen == [(sizes.completion, sizes.pairs * sizes.group * sizes.completion)] * 3
+    assert drawn[0] != drawn[1] and len({tuple(ids) for ids in drawn[0]}) > 1
+    with pytest.raises(AssertionError, match="completions of"):
+        honest(Job(toy, sizes, 1, 1, 2, print), drawn[0][1:])
+
+
+@pytest.mark.parametrize(("name", "side"), TRAINED)
 def test_our_gradients_are_kept_and_move_nothing(toy, name, side):
     seen, keep = [], Keep()
     WORKS[name].sides[side].run(Job(toy, workload.QUICK, 0, 1, 1, lambda loss, tokens: seen.append(loss), keep))
@@ -206,7 +224,7 @@ def test_a_checkout_on_the_path_offers_no_top_level_benchmarks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "side"), OUR_SIDES)
+@pytest.mark.parametrize(("name", "side"), TRAINED)
 def test_compiled_our_sides_give_the_same_losses(toy, name, side, monkeypatch):
     seen: dict[bool, list[float]] = {False: [], True: []}
     for compiled, losses in seen.items():
@@ -227,6 +245,13 @@ def test_beside_mlx_lm_the_gradients_are_the_same():
     record = compare.run(["sft"], quick=True)
     check(record["works"]["sft"])
     assert not record["works"]["sft"]["skipped"]
+
+
+@pytest.mark.slow
+def test_a_rollout_beside_mlx_lm_s_batches():
+    work = compare.run(["rollout"], quick=True)["works"]["rollout"]
+    assert rollout.BATCHES in work["sides"] and work["parity"] is None
+    assert all(goal["ratio"] is None or goal["ratio"] > 0 for goal in work["goals"])
 
 
 @pytest.mark.slow
