@@ -36,9 +36,9 @@ from mlx_email.train.stage import result, train_stage
 START_STEPS = 400  # as the embedded run's
 TEST_MESSAGES = 700  # of the test split, evenly spaced
 STAGES: tuple[Stage, ...] = (  # they validate, on the test split here, at their end only
-    Dpo(epochs=1, batch_size=8, accumulation=1, learning_rate=1e-3, max_steps=200, validate_every=200),
+    Dpo(epochs=1, batch_size=8, accumulation=1, learning_rate=1e-3, max_steps=150, validate_every=150),
     Kto(epochs=1, batch_size=16, accumulation=1, learning_rate=1e-3, max_steps=100, validate_every=100),
-    Reward(epochs=1, batch_size=8, accumulation=1, learning_rate=1e-3, max_steps=700, validate_every=700),
+    Reward(epochs=1, batch_size=8, accumulation=1, learning_rate=1e-3, max_steps=450, validate_every=450),
 )
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t: half a 95% interval of a mean of so many
 

@@ -25,10 +25,15 @@ def unchanged(
     return batch
 
 
-def logps(policy: nn.Module, arrays: Arrays) -> mx.array:
+def logps(policy: nn.Module, arrays: Arrays, gradient: bool) -> mx.array:
     """The usual `forward`: per-token log-probabilities (B, G, C) under the policy."""
     return completion_logps(
-        policy, arrays["prompts"], arrays["prompt_lengths"], arrays["completions"], arrays["completion_mask"]
+        policy,
+        arrays["prompts"],
+        arrays["prompt_lengths"],
+        arrays["completions"],
+        arrays["completion_mask"],
+        gradient=gradient,
     )
 
 
@@ -47,8 +52,8 @@ class Algorithm:
     # Without gradient, over all micro-batches of an optimiser step: gives them back with more columns. The last
     # argument is the reference policy where `live_reference` asks for it.
     prepare: Callable[[list[Arrays], nn.Module, Any, Frozen | None], list[Arrays]] = unchanged
-    # What the gradient flows through.
-    forward: Callable[[nn.Module, Arrays], mx.array] = logps
+    # What the gradient flows through; with False nothing is computed that only a gradient needs.
+    forward: Callable[[nn.Module, Arrays, bool], mx.array] = logps
     # Whether the examples are given with their log-probabilities under the reference (the column ref_logps).
     reference: bool = False
     # Whether `prepare` is given the reference policy itself: the adapters as they were when the stage began.

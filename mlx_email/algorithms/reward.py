@@ -18,7 +18,7 @@ from mlx_email.model.forward import width
 from mlx_email.model.frozen import Frozen
 
 
-def forward(policy: nn.Module, arrays: Arrays) -> mx.array:
+def forward(policy: nn.Module, arrays: Arrays, gradient: bool) -> mx.array:  # noqa: ARG001 - the same either way
     """Rewards (B, G, members)."""
     return reward.rewards(policy, policy.reward_head, arrays)
 

@@ -138,8 +138,9 @@ def _side_by_side(
         logps = mx.take_along_axis(logprobs, drawn[:, None], axis=-1)[:, 0]
         mx.eval(drawn, logps, [cache.own for cache in caches])
         flat = [slot for of_prompt in slots for slot in of_prompt]
-        live = [number for number, slot in enumerate(flat) if slot is not None]
-        yield [flat[n] for n in live], np.array(drawn)[live].tolist(), np.array(logps)[live].tolist()
+        live = [(number, slot) for number, slot in enumerate(flat) if slot is not None]
+        places = [number for number, _ in live]
+        yield [slot for _, slot in live], np.array(drawn)[places].tolist(), np.array(logps)[places].tolist()
         slots, kept_prompts, kept_rows = _repacked(slots)
         if not slots:
             return
@@ -177,8 +178,9 @@ def _one_by_one(
     """For models that cannot share a prompt: mlx-lm's own generation, a row at a time."""
     for prompt, completions in zip(prompts, found, strict=True):
         for completion in completions:
-            for token, logprobs in generate_step(mx.array(prompt), model, max_tokens=max_tokens, sampler=sampler):
-                yield [completion], [int(token)], [logprobs[int(token)].item()]
+            given = mx.array(list(prompt))
+            for token, logprobs in generate_step(given, model, max_tokens=max_tokens, sampler=sampler):
+                yield [completion], [int(token)], np.array(logprobs[int(token)])[None].tolist()
                 if completion.ended:
                     break
 

@@ -120,7 +120,7 @@ class MicroBatch:
     def _loss(self, arrays: dict[str, mx.array], key: mx.array) -> tuple[mx.array, mx.array, dict]:
         self.traces += self.compiled  # Python runs only while mx.compile traces
         dropout.rekey(self.model, key)
-        loss = self.algorithm.loss(self.algorithm.forward(self.model, arrays), arrays, self.settings)
+        loss = self.algorithm.loss(self.algorithm.forward(self.model, arrays, True), arrays, self.settings)
         dropout.rekey(self.model, None)
         return tuple(loss)
 

@@ -33,7 +33,7 @@ def validation(
         # All at once: what is a statistic of a step must not depend on how the examples are cut into batches.
         columns = [batch.arrays for batch in batches.once(examples, plan)]
         for arrays in algorithm.prepare(columns, model, settings, reference):
-            added = tuple(algorithm.loss(algorithm.forward(model, arrays), arrays, settings))
+            added = tuple(algorithm.loss(algorithm.forward(model, arrays, False), arrays, settings))
             sums = added if sums is None else tree_map(mx.add, sums, added)
             mx.eval(sums)
     model.train()
