@@ -62,7 +62,7 @@ def run_batches(job: Job) -> None:
         found = batch_generate(
             policy, TOKENIZER, copies, max_tokens=sizes.completion, sampler=sampler, return_token_ids=True
         )
-        report(job, found.token_ids)
+        report(job, found.token_ids or [])
 
 
 def report(job: Job, completions: list[list[int]]) -> None:
