@@ -74,7 +74,8 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
     words = renderer(base.tokenizer, history=config.sender_history)
     adapters = runs.adapt(base, config, stage)
     put_adapters(result(begin.run, "sft") / lora.ADAPTERS, base.model)
-    train_rows = pipeline.few_rows(begin.run / runs.DATA / FEATURES, "train", None)
+    table = begin.run / runs.DATA / FEATURES
+    train_rows = pipeline.few_rows(table, "train", None)
     _, examples = pipeline.gather(stage, train_rows, words, config)
     run.mkdir(parents=True, exist_ok=True)
     with progress.steps(f"{stage.name}, seed {seed}") as bar:
@@ -86,7 +87,7 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
             adapters=adapters,
             parent=None,
             examples=examples,
-            held_out=pipeline.gather(stage, begin.rows, words, config)[1],  # all of the split
+            held_out=pipeline.gather(stage, begin.rows, words, config, pipeline.whole(stage, table, "test"))[1],
             identity=resume.identity(base, begin.run / runs.DATA, config),
             on_step=bar.step,
             note=progress.note,
@@ -96,7 +97,7 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
         model = reward.load(base, result(run, stage.name))
         kept = kept_to_rule(begin.run / runs.DATA / pipeline.RULE, begin.rows)
         followed = [row for row, of_rule in zip(begin.rows, kept, strict=True) if of_rule]
-        split = pipeline.whole(stage, begin.run / runs.DATA / FEATURES, "test")
+        split = pipeline.whole(stage, table, "test")
         found = ranking("", pipeline.evaluate_reward(model, words, stage, config, begin.rows, split))
         kept_to = pipeline.evaluate_reward(model, words, stage, config, followed, None)
         found |= ranking(", owner kept to the rule", kept_to)

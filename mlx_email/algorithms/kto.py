@@ -1,7 +1,7 @@
 """Kahneman-Tversky optimisation. G = 1 completion a prompt, with the number `desirable`: 1, or 0 where it is not.
 
-Its point of reference, KL, is estimated on completions that belong to other prompts: the step's completions, rotated by
-one over all its micro-batches.
+Its point of reference, KL, is estimated on completions that belong to other prompts: the step's completions, moved on
+by one prompt over all its micro-batches.
 """
 
 import mlx.core as mx
@@ -15,8 +15,8 @@ from mlx_email.model.frozen import Frozen
 
 
 def prepare(batch: list[Arrays], policy: nn.Module, settings: Kto, reference: Frozen | None) -> list[Arrays]:
-    """Adds `kl` (1,): the mean log-ratio, policy to reference, of every example's completion after the next one's
-    prompt, nats a completion; 0 where a step has only one example, or the loss does not ask for it."""
+    """Adds `kl` (1,): the mean log-ratio, policy to reference, of completions after prompts that they do
+    not belong to, nats a completion; 0 where a step has only one prompt, or the loss does not ask for it."""
     if settings.loss_type != "kto" or (rotated := rotate(batch)) is None:
         return [{**arrays, "kl": mx.zeros((1,))} for arrays in batch]
     if reference is None:
@@ -32,17 +32,22 @@ def prepare(batch: list[Arrays], policy: nn.Module, settings: Kto, reference: Fr
 
 
 def rotate(batch: list[Arrays]) -> list[Arrays] | None:
-    """The micro-batches with every example's completion moved to the next example's prompt, the last one's to the
-    first; rows of padding stay empty. None where there are fewer than two examples."""
+    """The micro-batches with every prompt followed by the completion of the nearest example before it that has another
+    prompt, the first one's by the last's; rows of padding stay empty. None where all have the same prompt."""
     masks = [np.array(arrays["completion_mask"]) > 0 for arrays in batch]  # (B, 1, C)
     tokens = [np.array(arrays["completions"]) for arrays in batch]
     places = [(number, row) for number, mask in enumerate(masks) for row in np.flatnonzero(mask.any(axis=(1, 2)))]
-    if len(places) < 2:
+    ids = [np.array(arrays["prompts"]) for arrays in batch]
+    lengths = [np.array(arrays["prompt_lengths"]) for arrays in batch]
+    prompts = [ids[number][row, : lengths[number][row]].tobytes() for number, row in places]
+    if len(set(prompts)) < 2:
         return None
     widest = max(mask.shape[-1] for mask in masks)
     new_masks = [np.zeros((*mask.shape[:2], widest), np.float32) for mask in masks]
     new_tokens = [np.zeros(mask.shape, np.int32) for mask in new_masks]
-    for (number, row), (source, giver) in zip(places, [places[-1], *places[:-1]], strict=True):
+    for at, (number, row) in enumerate(places):
+        before = next(n for n in range(at - 1, at - len(places), -1) if prompts[n] != prompts[at])
+        source, giver = places[before]
         width = masks[source].shape[-1]
         new_masks[number][row, :, :width] = masks[source][giver]
         new_tokens[number][row, :, :width] = tokens[source][giver]

@@ -4,7 +4,7 @@ What had to be left out or cut is counted by name; a stage's line says so.
 """
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,11 +16,12 @@ from mlx_email.config import Dpo, Kto, Reward, Sft, Stage
 from mlx_email.errors import DataError
 from mlx_email.labels.examples.augment import augmented
 from mlx_email.labels.examples.contrasts import contrasts
+from mlx_email.labels.examples.doubt import SETTLED
 from mlx_email.labels.examples.margins import margin
 from mlx_email.labels.examples.order import stream
 from mlx_email.labels.examples.pairs import pairs
 from mlx_email.labels.examples.unpaired import unpaired
-from mlx_email.labels.schema import ACTIONS, Action, Row, predicted_action
+from mlx_email.labels.schema import Action, Row, predicted_action
 from mlx_email.model.batch import Example, example
 from mlx_email.model.render import Renderer, answer_ids, fitted
 from mlx_email.model.wording import demonstration
@@ -31,7 +32,7 @@ EQUAL = "pairs with equal completions left out"
 EMPTY = "empty completions left out"
 
 
-Priorities = dict[Action, list[float]]  # of the messages on which each action was taken; never empty
+Priorities = dict[tuple[str, Action], list[float]]  # of an owner's messages on which an action was taken
 
 
 @dataclass
@@ -43,13 +44,15 @@ class Writer:
     seed: int
     counts: Counter[str] = field(default_factory=Counter)
     last: tuple[Row, list[int]] | None = None  # the row whose prompt was written last: it may come several times
+    cut: set[tuple[str, str]] = field(default_factory=set)  # owner and message
 
     def prompt(self, row: Row) -> list[int]:
         """A message's prompt."""
         if self.last is None or self.last[0] is not row:
             ids, cut = fitted(self.renderer, row, self.limit)
             self.last = row, ids
-            if cut:
+            if cut and (row.user, row.message_id) not in self.cut:
+                self.cut.add((row.user, row.message_id))
                 self.counts[CUT] += 1
         return self.last[1]
 
@@ -58,12 +61,13 @@ class Writer:
         return answer_ids(self.renderer, demonstration(row))
 
     def other(self, row: Row, action: Action, priorities: Priorities) -> list[int]:
-        """The answer that the owner took another action, with a priority as such messages have it.
+        """The answer that the owner took another action, with a priority as such messages of theirs have it.
 
-        Drawn from theirs: with the message's own, or always the same one, the text alone would give away which of two
-        answers is wrong, and nothing would have to be learned about mail.
+        Drawn from those: with the message's own, or always the same one, the text alone would give away which of two
+        answers is wrong, and nothing would have to be learned about mail. Where they never took it, a typical one.
         """
-        drawn = stream(self.seed, "priority", row.user, row.message_id, action).choice(priorities[action])
+        known = priorities.get((row.user, action)) or [TYPICAL[action]]
+        drawn = stream(self.seed, "priority", row.user, row.message_id, action).choice(known)
         return answer_ids(self.renderer, dataclasses.replace(demonstration(row), action=action, priority=drawn))
 
     def kept(self, made: Iterable[Example]) -> list[Example]:
@@ -84,11 +88,13 @@ TYPICAL: dict[Action, float] = {"reply_now": 0.98, "reply_later": 0.7, "forward"
 
 
 def priorities_of(rows: Iterable[Row]) -> Priorities:
-    """What the answers of some rows give as the priority, action by action; a typical one where nobody took it."""
-    found: Priorities = {action: [] for action in ACTIONS}
+    """What the answers of some rows give as the priority, by owner and action, of messages whose label is settled:
+    those that right answers are made of."""
+    found: Priorities = defaultdict(list)
     for row in rows:
-        found[predicted_action(row.action, row.response_time_hours)].append(row.priority_target)
-    return {action: values or [TYPICAL[action]] for action, values in found.items()}
+        if row.label_quality in SETTLED:
+            found[row.user, predicted_action(row.action, row.response_time_hours)].append(row.priority_target)
+    return found
 
 
 def examples_of(

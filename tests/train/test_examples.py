@@ -143,10 +143,21 @@ def test_no_answer_s_text_says_that_it_is_the_wrong_one(rows, writer, tiny, monk
     assert told_apart(tiny[0], examples_of(stage, many, writer), by_priority=True) > plain + 0.1
 
 
-def test_the_priority_of_an_action_that_nobody_took_is_typical(rows):
-    replied = [row for row in rows if row.action == "replied"]
-    found = made.priorities_of(replied)
-    assert found["delete"] == [0.05] and len(found["reply_now"]) > 1 and set(found) == set(ACTIONS)
+def test_priorities_are_those_of_the_owner_s_own_settled_messages(rows, writer, tiny):
+    """Another owner answers at another pace, which the reader's address would give away."""
+    mine, theirs = (
+        msgspec.structs.replace(
+            rows[0], user=user, message_id=user, action="replied", label_quality="good", priority_target=priority_
+        )
+        for user, priority_ in (("ann", 0.99), ("bob", 0.71))
+    )
+    unsettled = msgspec.structs.replace(mine, message_id="x", label_quality="unseen", priority_target=0.1)
+    found = made.priorities_of([mine, theirs, unsettled])
+    taken_ = predicted_action(mine.action, mine.response_time_hours)
+    assert found == {("ann", taken_): [0.99], ("bob", taken_): [0.71]}
+    kept = msgspec.structs.replace(rows[0], user="bob", action="archived", label_quality="good")
+    assert priority(tiny[0], np.array(writer.other(kept, taken_, found))) == "0.71"
+    assert priority(tiny[0], np.array(writer.other(kept, "delete", found))) == "0.05"
 
 
 def test_two_messages_are_compared_as_all_of_the_split_says(rows, writer, monkeypatch):
@@ -196,7 +207,7 @@ def test_long_bodies_are_cut_in_the_middle_and_counted(rows, tiny):
     assert text.index("First things") < text.index(MARK) < text.index("Please answer")
     examples_of(config.Sft(), [msgspec.structs.replace(rows[0], body="short")], writer)
     assert writer.counts == {made.CUT: 1}
-    writer.counts.clear()
+    writer = Writer(words, 230, 0)
     assert len(examples_of(config.Dpo(wrong_answers=4), [long], writer)) > 1
     assert writer.counts == {made.CUT: 1}, "a message counts once"
 
