@@ -65,7 +65,7 @@ def attention(
     queries: mx.array, keys: mx.array, values: mx.array, *, scale: float, mask: mx.array | str | None
 ) -> mx.array:
     """As `mx.fast.scaled_dot_product_attention`: queries (B, H, n, E), keys (B, K, m, E), values (B, K, m, F), where
-    K divides H; mask None, "causal" (the last query sees all keys), or bool that broadcasts to (B, 1, n, m)."""
+    K divides H; mask None, "causal" (the last query sees all keys), or bool (n, m) or (B or 1, 1, n, m)."""
     queries, heads = queries * scale, keys.shape[1]
     if not isinstance(mask, str):
         mask = None if mask is None else _tiled(mask, queries, heads)

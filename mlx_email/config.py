@@ -260,7 +260,10 @@ def _overridden(config: Config, overrides: typing.Sequence[str]) -> Config:
     what one makes wrong another may mend; the first error counts where none does."""
     tree, wrong = msgspec.yaml.decode(dump(config)), None  # lists where the records have tuples
     for override in overrides:
-        place = _override(tree, override)
+        try:
+            place = _override(tree, override, whole=wrong is None)
+        except ConfigError as error:
+            raise wrong or error from None
         try:
             config = _convert(tree, place)
             tree, wrong = msgspec.yaml.decode(dump(config)), None
@@ -271,9 +274,9 @@ def _overridden(config: Config, overrides: typing.Sequence[str]) -> Config:
     return config
 
 
-def _override(tree: Any, override: str) -> str:
+def _override(tree: Any, override: str, *, whole: bool) -> str:
     """Put `a.b=c` into a tree and say where it is from; an element of a list is named by its index or its `name`
-    (`stages.sft.epochs=1`)."""
+    (`stages.sft.epochs=1`). In a `whole` tree every setting there is stands."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {override}: write it as --set a.b=value")
@@ -289,7 +292,7 @@ def _override(tree: Any, override: str) -> str:
         raise ConfigError(f"--set {path}: name a setting inside {last!r}")
     if not isinstance(node, dict):
         raise ConfigError(f"--set {path}: there is nothing inside {parents[-1]!r}")
-    if last not in node:
+    if whole and last not in node:
         raise ConfigError(f"--set {path}: no setting {last!r}{_nearest(last, node)}")
     node[last] = value
     return f"--set {path}"
@@ -297,7 +300,9 @@ def _override(tree: Any, override: str) -> str:
 
 def _step(node: Any, part: str, path: str) -> Any:
     if isinstance(node, list):
-        named = {element["name"]: element for element in node if "name" in element}
+        # A stage that has no name yet gets its kind's.
+        dicts = [element for element in node if isinstance(element, dict)]
+        named = {str(element.get("name", element.get("algorithm"))): element for element in dicts}
         if part in named:
             return named[part]
         if part.isdigit() and int(part) < len(node):

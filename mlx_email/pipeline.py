@@ -14,6 +14,7 @@ import numpy as np
 
 from mlx_email import config as configuration
 from mlx_email import files
+from mlx_email.algorithms.reward import refuse
 from mlx_email.config import Config, Reward, Stage
 from mlx_email.errors import DataError, UserError
 from mlx_email.evaluate import baselines, metrics
@@ -42,6 +43,7 @@ from mlx_email.train import resume as resuming
 from mlx_email.train import run as runs
 from mlx_email.train.checkpoint import put_adapters
 from mlx_email.train.examples import Writer, examples_of, of_two_messages, settled
+from mlx_email.train.memory import exhausted
 from mlx_email.train.run import DATA
 from mlx_email.train.session import Job
 from mlx_email.train.stage import finished, result, train_stage
@@ -85,6 +87,9 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
     words = renderer(base.tokenizer, history=config.sender_history)
     prompt_ids(words, EMPTY, config.max_prompt_tokens)  # do the headers and the question fit at all?
     runs.adapt(base, config)
+    for stage in chosen:
+        if isinstance(stage, Reward):
+            refuse(base.model, stage)
     with files.publish(run) as folder:
         (folder / DATA).mkdir()
         collect(mail, folder / DATA, config, progress)
@@ -244,13 +249,16 @@ def evaluate_reward(
     writer, answers = gather(everything, rows, words, config)
     pairs = list(of_two_messages(within, writer, len(rows))) if within else []
 
-    def measured(examples: Sequence[Example]) -> dict[str, Any]:
+    def measured(examples: Sequence[Example], batch_size: int) -> dict[str, Any]:
         if not examples:
             return ranking.NOTHING
         real = np.array([[len(ids) > 0 for ids in each.completions] for each in examples])
-        return ranking.summary(model.score_all(examples, config.evaluation.batch_size), real)
+        with exhausted("scoring by the reward model"):
+            return ranking.summary(model.score_all(examples, batch_size), real)
 
-    return {**measured(answers), **({"messages": measured(pairs)} if within else {})}
+    # The completions of two messages are whole mails: as many at a time as in training.
+    of_messages = {"messages": measured(pairs, stage.batch_size)} if within else {}
+    return {**measured(answers, config.evaluation.batch_size), **of_messages}
 
 
 def evaluate(policy: Policy, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:

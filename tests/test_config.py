@@ -142,6 +142,10 @@ def test_settings_that_are_only_allowed_together_can_be_set_one_after_another():
     for order in (together, together[::-1]):
         (stage,) = config.load(None, ["stages=[{algorithm: dpo}]", *order]).stages
         assert (stage.loss_type, stage.label_smoothing) == ("exo_pair", 0.1)
+    (stage,) = config.load(None, ["stages=[{algorithm: dpo, loss_type: exo_pair}]", together[1]]).stages
+    assert (stage.name, stage.loss_type, stage.label_smoothing) == ("dpo", "exo_pair", 0.1)
+    with pytest.raises(ConfigError, match=r"--set stages: Expected"):
+        config.load(None, ["stages=[1]", "stages.sft.epochs=2"])
     with pytest.raises(ConfigError, match=r"--set stages\.dpo\.loss_type: .*exo_pair takes at least"):
         config.load(None, ["stages=[{algorithm: dpo}]", together[0], "stages.dpo.beta=0.2"])
 

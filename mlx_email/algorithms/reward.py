@@ -41,13 +41,18 @@ def head_kind(model: nn.Module, settings: Reward) -> reward.HeadKind:
     return reward.HeadKind(settings.head, width(model), settings.members, dropout)
 
 
+def refuse(model: nn.Module, settings: Reward) -> None:
+    """ModelError where the settings do not suit the model."""
+    if (settings.trained_layers or 0) > len(model.layers):
+        raise ModelError(f"trained_layers={settings.trained_layers}: this model has {len(model.layers)} layers")
+
+
 @contextmanager
 def fitting(model: nn.Module, settings: Reward, seed: int) -> Generator[None]:
     """A fresh head on the model, and the layers frozen that are not to be trained; afterwards the policy is as it was:
     a reward model is trained beside it."""
     policy = Frozen.of(model)
-    if (settings.trained_layers or 0) > len(model.layers):
-        raise ModelError(f"trained_layers={settings.trained_layers}: this model has {len(model.layers)} layers")
+    refuse(model, settings)
     reward.attach(model, reward.new_head(head_kind(model, settings), seed))
     lora.train_last_layers(model, settings.trained_layers)
     try:

@@ -147,7 +147,8 @@ def describe(folder: Path, kind: HeadKind, base: str) -> None:
 
 
 def load(base: Base, folder: Path) -> RewardModel:
-    """The reward model of a stage's folder. The base has adapters of the same shapes, or none yet; then it gets them.
+    """The reward model of a stage's folder. The base has adapters of the same kind, or none yet; then it gets idle ones
+    (of DoRA those of the reward model).
 
     Raises ModelError where the folder holds none, is damaged, or belongs to another base model.
     """
@@ -167,8 +168,13 @@ def load(base: Base, folder: Path) -> RewardModel:
         raise ModelError(f"{folder / HEAD_CONFIG} does not describe a head: {error}") from error
     held = fitting(folder / HEAD, head_arrays(head))
     head.update(tree_unflatten([(name.removeprefix(f"{ATTRIBUTE}."), array) for name, array in held.items()]))
-    if not lora.adapter_arrays(base.model):
+    fresh = not lora.adapter_arrays(base.model)
+    if fresh:
         lora.load(base.model, folder)
     lora.same_kind(base.model, source.read_object(folder / lora.ADAPTER_CONFIG))
-    adapters = fitting(folder / lora.ADAPTERS, lora.adapter_arrays(base.model))
-    return RewardModel(base.model, Frozen(adapters), head)
+    adapters = Frozen(fitting(folder / lora.ADAPTERS, lora.adapter_arrays(base.model)))
+    if fresh:  # the base goes on as the base
+        Frozen({n: mx.zeros_like(a) if n.endswith("lora_b") else a for n, a in adapters.arrays.items()}).put_on(
+            base.model
+        )
+    return RewardModel(base.model, adapters, head)

@@ -1,7 +1,8 @@
 """Rollouts: several completions of each prompt, decoded side by side, each prompt computed once.
 
 The prompts run once; all live rows of all prompts are then decoded in one batch, one token a step, their own keys and
-values beside those of their prompt, which are held once. A row that has ended leaves the batch.
+values beside those of their prompt, which are held once (where attention is MLX's own, it copies them for a step). A
+row that has ended leaves the batch as soon as a slot of every prompt is free.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -39,7 +40,7 @@ class Completion:
     """One sampled completion."""
 
     tokens: list[int]  # the token that ended it included
-    logps: list[float]  # of each under the policy itself, at temperature 1, nats
+    logps: list[float]  # of each under the policy itself, at temperature 1, nats; of half precision as exact as that
     ended: bool = False  # else it was cut at the limit
 
 
@@ -63,9 +64,16 @@ class DecodeCache(BranchCache):
     def make_mask(self, n: int, return_array: bool = True, window_size: int | None = None) -> mx.array:
         if self.own is None:
             return super().make_mask(n, return_array, window_size)
-        before = self.own[0].shape[2]
-        started = BranchCache(self.prompt, self.offset - before)
-        return started.make_mask(before + n, return_array, window_size)[:, :, before:]
+        # One token (n = 1): of the prompt what is real, of its own past everything, within the window if there is one.
+        before, rows = self.own[0].shape[2], len(self.offset)
+        keys = self.prompt.arrays()[0].shape[2]
+        started = (self.offset - before)[:, None]
+        prompt_at, own_at = mx.arange(keys)[None], started + mx.arange(before + n)[None]
+        seen = mx.concatenate([prompt_at < started, mx.ones((rows, before + n), mx.bool_)], axis=1)
+        if (window := window_size or self.prompt.window) is not None:
+            key_at = mx.concatenate([mx.broadcast_to(prompt_at, (rows, keys)), own_at], axis=1)
+            seen = seen & (self.offset[:, None] - key_at < window)
+        return seen[:, None, None]
 
     def take(self, prompts: mx.array, rows: mx.array) -> "DecodeCache":
         """One with only some prompts and some rows."""

@@ -126,9 +126,10 @@ def order_of(
 
 
 def used(plan: Plan, accumulation: int, seed: int, steps: int) -> list[int]:
-    """The indices of the examples that the first `steps` steps take, in ascending order."""
+    """The indices of the examples that the first `steps` steps take, in the order in which they are first taken: more
+    steps only add to it."""
     taken = itertools.islice(order_of(plan, accumulation, seed), min(steps, steps_per_epoch(plan, accumulation)))
-    return sorted(index for step in taken for _, indices in step for index in indices)
+    return [index for step in taken for _, indices in step for index in indices]
 
 
 def once(examples: Sequence[Example], plan: Plan) -> Iterator[Batch]:

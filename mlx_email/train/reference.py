@@ -45,13 +45,13 @@ def with_reference(
     `kind` ("train", "validation") names the parts. The stage's checkpoint of step 0 exists; the model's adapters are
     the same afterwards.
     """
-    order = sorted(range(len(examples)), key=lambda index: (len(examples[index].prompt), index))
     found: dict[int, tuple[np.ndarray, ...]] = {}
     began = checkpoint.verified(stage, 0).folder / lora.ADAPTERS
     of = files.sha256(began)
     with reference_of(stage, model).lent_to(model):
-        for start in range(0, len(order), PART):
-            indices = order[start : start + PART]
+        for start in range(0, len(examples), PART):
+            # By length within a part only: more examples make more parts and leave these as they are.
+            indices = sorted(range(len(examples))[start : start + PART], key=lambda index: len(examples[index].prompt))
             part = [examples[index] for index in indices]
             folder = stage / "reference" / f"{kind}-{start:06d}"
             for index, logps in zip(indices, _part(folder, model, of, part, batch_size), strict=True):

@@ -166,12 +166,13 @@ def _with_reference(job: Job, used: Sequence[int]) -> Job:
     `used`, by index, and of those that are validated on."""
     if not job.algorithm.reference:
         return job
-    job.note(f"{job.stage.name}: reference log-probabilities of {len(used) + len(job.held_out)} examples")
     model, size, examples = job.base.model, job.stage.batch_size, list(job.examples)
     known = with_reference(job.folder, "train", model, [examples[index] for index in used], size)
     for index, example in zip(used, known, strict=True):
         examples[index] = example
-    held_out = with_reference(job.folder, "validation", model, job.held_out, size)
+    validated = job.held_out if job.stage.validate_every is not None else []
+    job.note(f"{job.stage.name}: has the reference's log-probabilities of {len(used)} examples")
+    held_out = with_reference(job.folder, "validation", model, validated, size)
     return dataclasses.replace(job, examples=examples, held_out=held_out)
 
 

@@ -12,7 +12,7 @@ from mlx_email import files, sealed
 from mlx_email.algorithms import ALGORITHMS
 from mlx_email.errors import MlxEmailError
 from mlx_email.model.batch import collate
-from mlx_email.train import checkpoint, reference
+from mlx_email.train import batches, checkpoint, reference
 from mlx_email.train.stage import train_stage
 
 PAIRS = {"branches": 2, "held_out": 3, "max_steps": 6, "save_every": 2, "validate_every": 3}
@@ -117,11 +117,15 @@ def test_killed_while_it_computes(pass_, whole, calls, tmp_path, monkeypatch):
 
 def test_what_was_not_computed_is_no_number(whole):
     run, _ = whole
-    order = sorted(range(14), key=lambda index: (len(small.examples(14)[index].prompt), index))
+    examples = small.examples(14, branches=2)
+    plan = batches.plan(examples, small.STAGE.batch_size)
+    taken = batches.used(plan, small.STAGE.accumulation, small.SETTINGS.seed, 9)
     for start, part in zip(range(0, 14, 4), PARTS, strict=False):
         held = rows(run, part)
-        for row, index in zip(held, order[start : start + 4], strict=True):
-            for logps, ids in zip(row, small.examples(14, branches=2)[index].completions, strict=True):
+        for row, index in zip(
+            held, sorted(taken[start : start + 4], key=lambda n: len(examples[n].prompt)), strict=True
+        ):
+            for logps, ids in zip(row, examples[index].completions, strict=True):
                 assert np.isfinite(logps[: len(ids)]).all() and (logps[: len(ids)] < 0).all()
                 assert np.isnan(logps[len(ids) :]).all()
 

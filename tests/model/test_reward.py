@@ -166,6 +166,8 @@ def test_a_base_without_adapters_gets_them(saved, small):
     fresh = Base(small.bare("llama"), None, {}, base.folder)
     ours, _ = reward.load(fresh, folder).score([1, 5, 3], [[2, 4], [3]])
     np.testing.assert_allclose(ours, trained.score([1, 5, 3], [[2, 4], [3]])[0], atol=1e-6)
+    ids = mx.array([[1, 5, 3]])
+    np.testing.assert_allclose(fresh.model(ids), small.bare("llama")(ids), atol=1e-6)
 
 
 def test_scores_are_means_and_spreads_of_the_members_in_the_given_order(saved):
