@@ -113,8 +113,15 @@ def examples_of(
 
 
 def demonstrations(stage: Sft, rows: Iterable[Row], writer: Writer) -> Iterable[Example]:
-    """Each message's prompt with the answer that says what the owner did; the rows are read once and not kept."""
-    for row in augmented(rows, writer.seed) if stage.augment else rows:
+    """Each message's prompt with the answer that says what the owner did; the rows are read once and not kept.
+
+    Variants are made of training rows only: what is validated on stays as it came.
+    """
+    if stage.augment:
+        rows = list(rows)
+        others = [row for row in rows if row.split != "train"]
+        rows = [*augmented([row for row in rows if row.split == "train"], writer.seed), *others]
+    for row in rows:
         yield example(row.message_id, writer.prompt(row), writer.answer(row))
 
 

@@ -98,6 +98,15 @@ def test_the_reward_model_sees_the_right_answer_before_all_others(rows, writer, 
     assert {len(each.completions) for each in examples_of(config.Reward(message_pairs=0.0), rows, writer)} == {5}
 
 
+def test_variants_are_made_of_training_mail_only(rows, writer):
+    stage = config.Sft(augment=True)
+    training = [each.id for each in examples_of(stage, rows[:20], writer)]
+    assert any("+" in name for name in training)
+    held_out = [msgspec.structs.replace(row, split="validation") for row in rows[20:30]]
+    both = [each.id for each in examples_of(stage, [*rows[:20], *held_out], writer)]
+    assert both == training + [row.message_id for row in held_out]
+
+
 def test_the_same_rows_and_seed_make_the_same_examples(rows, tiny):
     for stage in (config.Dpo(), config.Kto(), config.Reward()):
         both = [examples_of(stage, rows, Writer(tiny[1], LIMIT, 3)) for _ in range(2)]
