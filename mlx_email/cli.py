@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
@@ -212,8 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     os.umask(0o077)  # what we write is made from mail
-    # A termination is an interrupt: what was begun is removed, not left half-written.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         cli.main(given, prog_name="mlx-email", standalone_mode=False)
     except click.exceptions.Exit as leaving:
@@ -234,6 +234,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = "" if debug else " (a defect: `mlx-email --debug ...` shows where)"
         return _report(f"{type(error).__name__}: {error}{hint}", 1, debug)
     return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    """A termination is an interrupt: what was begun is removed, not left half-written.
+
+    By the interrupt's own handler: a signal is lost where interrupts are ignored, as in a script's background jobs.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
 
 def _report(message: str, code: int, debug: bool) -> int:

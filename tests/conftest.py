@@ -1,6 +1,7 @@
 """Every test runs with the fast BLAS (mlx_email is imported before mlx) and without a network."""
 
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import mlx_email  # noqa: F401 - first, so that it can load the BLAS
 # A shared machine is not always equally fast; CI repeats itself, developers explore.
 settings.register_profile("mlx_email", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("mlx_email")
+
+# A script's background jobs ignore interrupts, and so would all that the tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

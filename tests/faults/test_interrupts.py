@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from mlx_email import files
+from mlx_email import cli, files
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 130), (signal.SIGINT, 130)])
@@ -25,6 +25,16 @@ def test_a_signal_while_mail_is_read(sent, code, tmp_path):
     assert process.returncode == code
     assert said.strip().splitlines()[-1] == "error: interrupted"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_termination_counts_where_interrupts_are_ignored():
+    """As in a background job of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            cli._interrupt(signal.SIGTERM, None)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_a_dead_process_left_is_swept(tmp_path):
