@@ -159,7 +159,113 @@ class Kto(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="kto
             )
 
 
-AnyStage = Sft | Reward | Dpo | Kto
+FUNCTION = r"^(action|action_cost|format|priority|length|learned|[^:]+:[A-Za-z_]\w*)$"
+
+
+class RewardTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of the reward functions whose weighted sum a completion is worth."""
+
+    # One of ours, `learned` (the score of the reward stage before), or `package.module:name` or `file.py:name`.
+    function: Annotated[str, msgspec.Meta(pattern=FUNCTION)]
+    weight: float = 1.0
+
+
+class Sampled(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the stages that sample have in common."""
+
+    temperature: NotNegative = 0.8
+    top_p: Share = 0.0  # 0: all
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 0  # 0: all
+    min_p: Share = 0.0
+    max_tokens: PositiveInt = 64  # of a completion
+    rewards: Annotated[tuple[RewardTerm, ...], msgspec.Meta(min_length=1)] = (
+        RewardTerm(function="action"),
+        RewardTerm(function="priority", weight=0.2),
+        RewardTerm(function="format", weight=0.2),
+    )
+    stop_accuracy: Share | None = 0.85  # on the messages validated on, by which the stage has reached what it is for
+    samples_every: PositiveInt | None = 50  # steps between two tables of samples; None: no table
+
+    def __post_init__(self) -> None:
+        names = [term.function for term in self.rewards]
+        if len(set(names)) != len(names):
+            raise ValueError("rewards: a function is named twice")
+
+
+class Grpo(Sampled, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="grpo"):
+    """Group-relative policy optimisation; the defaults are the source's, but for the rewards and 64 tokens for its
+    256: an answer has about 35."""
+
+    name: StageName = "grpo"
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 2  # prompts a micro-batch
+    accumulation: PositiveInt = 4
+    learning_rate: PositiveFloat = 1e-5
+    # enumerate: no sampling; the exact expectation over the five actions, each with its canonical answer
+    rollout: Literal["sample", "enumerate"] = "sample"
+    group_size: Annotated[int, msgspec.Meta(ge=2)] = 8  # completions a prompt
+    updates: PositiveInt = 1  # steps taken with a rollout
+    beta: NotNegative = 0.1  # of the KL to the policy that the stage began with
+    kl: Literal["exact", "k3"] | None = None  # None: k3, the estimate from a sample; of rollout=enumerate exact
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo"] = "grpo"
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    epsilon_low: NotNegative = 0.2
+    epsilon_high: PositiveFloat | None = None  # None: 0.2, of cispo 5
+    delta: PositiveFloat | None = None
+    sapo_temperature_pos: PositiveFloat = 1.0
+    sapo_temperature_neg: PositiveFloat = 1.05
+    # What a reward's distance from its group's mean is divided by: the deviation of the group, of the batch, nothing;
+    # rloo: nothing, and the mean is that of the others. None: group; of rollout=enumerate none.
+    advantages: Literal["group", "batch", "none", "rloo"] | None = None
+    mask_truncated: bool = False  # learn nothing from completions that were cut at max_tokens
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        clipped = self.loss_type not in ("cispo", "sapo")
+        unused = {
+            "rollout=sample": {"kl": self.kl == "exact" and self.rollout == "sample"},
+            "beta=0": {"kl": self.kl is not None and self.beta == 0},
+            f"loss_type={self.loss_type}": {
+                "delta": self.delta is not None and not clipped,
+                "epsilon_low": self.epsilon_low != 0.2 and not clipped,
+                "epsilon_high": self.epsilon_high is not None and self.loss_type == "sapo",
+                "sapo_temperature_pos": self.sapo_temperature_pos != 1.0 and self.loss_type != "sapo",
+                "sapo_temperature_neg": self.sapo_temperature_neg != 1.05 and self.loss_type != "sapo",
+            },
+            "rollout=enumerate": {
+                name: self.rollout == "enumerate" and getattr(self, name) != default
+                for name, default in SAMPLED_ONLY.items()
+            },
+        }
+        for chosen, names in unused.items():
+            for name in (name for name, found in names.items() if found):
+                raise ValueError(f"{name}={getattr(self, name)!r} does nothing with {chosen}: leave it out")
+        if self.rollout == "enumerate" and self.advantages not in (None, "none", "group"):
+            raise ValueError(f"advantages={self.advantages}: with rollout=enumerate none, or group")
+        if (self.max_steps or 0) % self.updates:
+            raise ValueError(f"max_steps={self.max_steps} leaves a rollout of {self.updates} updates unfinished")
+
+    @property
+    def high(self) -> float:
+        """epsilon_high as the loss takes it."""
+        return self.epsilon_high or (5.0 if self.loss_type == "cispo" else 0.2)
+
+
+# What rollout=enumerate has no use for, by its default.
+SAMPLED_ONLY = {
+    "group_size": 8,
+    "temperature": 0.8,
+    "top_p": 0.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "max_tokens": 64,
+    "loss_type": "grpo",
+    "importance_sampling_level": "token",
+    "mask_truncated": False,
+    "delta": None,
+}
+
+AnyStage = Sft | Reward | Dpo | Kto | Grpo
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

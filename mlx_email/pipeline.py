@@ -14,8 +14,9 @@ import numpy as np
 
 from mlx_email import config as configuration
 from mlx_email import files
+from mlx_email.algorithms import Context
 from mlx_email.algorithms.reward import refuse
-from mlx_email.config import Config, Reward, Stage
+from mlx_email.config import Config, Reward, Sampled, Stage
 from mlx_email.errors import DataError, UserError
 from mlx_email.evaluate import baselines, metrics
 from mlx_email.evaluate import reward as ranking
@@ -37,6 +38,9 @@ from mlx_email.model.render import Renderer, prompt_ids, renderer
 from mlx_email.model.reward import RewardModel
 from mlx_email.model.wording import BODY_CHARACTERS
 from mlx_email.progress import Progress
+from mlx_email.rewards import judge as judging
+from mlx_email.rewards.judge import Judge, is_import_path
+from mlx_email.rewards.learned import Learned
 from mlx_email.synth.mailbox import best_possible, write_mailbox
 from mlx_email.train import events
 from mlx_email.train import resume as resuming
@@ -90,6 +94,7 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
     for stage in chosen:
         if isinstance(stage, Reward):
             refuse(base.model, stage)
+    refuse_rewards(chosen)
     with files.publish(run) as folder:
         (folder / DATA).mkdir()
         collect(mail, folder / DATA, config, progress)
@@ -121,6 +126,8 @@ def resume(run: Path, overrides: Sequence[str], progress: Progress) -> dict[str,
             if stage != was and finished(run, was.name):
                 raise configuration.ConfigError(f"{run}: the stage {was.name} is finished: nothing of it can change")
         resuming.refuse_settings(msgspec.to_builtins(began), msgspec.to_builtins(config), run)
+        refuse_code(config, overrides)
+        refuse_rewards(config.stages)
         base = loading.load(config.model)
         runs.adapt(base, config)
         about = source.read_object(run / runs.ENVIRONMENT)
@@ -158,6 +165,7 @@ def follow(run: Path, config: Config, base: Base, words: Renderer, progress: Pro
                     identity=identity,
                     on_step=bar.step,
                     note=progress.note,
+                    context=Context(renderer=words, judge=judge_of(stage, config, run, base), rolling=bar.rolling),
                 )
                 train_stage(job)
         elif policy:
@@ -176,6 +184,48 @@ def follow(run: Path, config: Config, base: Base, words: Renderer, progress: Pro
         record["final"] = parent
         files.write_json(run / runs.METRICS, record)
     return record
+
+
+def refuse_rewards(stages: Sequence[Stage]) -> None:
+    """ConfigError where a stage names a reward function that is not there, or a reward model that is not trained before
+    it."""
+    trained = False
+    for stage in stages:
+        if isinstance(stage, Sampled):
+            for term in stage.rewards:
+                if term.function == judging.LEARNED and not trained:
+                    raise configuration.ConfigError(
+                        f"{stage.name}: the reward function {judging.LEARNED} needs a stage before it that trains a "
+                        "reward model (algorithm: reward)"
+                    )
+                if is_import_path(term.function):
+                    judging.imported(term.function)
+        trained = trained or isinstance(stage, Reward)
+
+
+def refuse_code(config: Config, overrides: Sequence[str]) -> None:
+    """ConfigError where a run's own configuration names code to be run: only the command line may."""
+    for stage in config.stages:
+        for term in stage.rewards if isinstance(stage, Sampled) else ():
+            if is_import_path(term.function) and not any(term.function in override for override in overrides):
+                raise configuration.ConfigError(
+                    f"{stage.name}: the run's reward function {term.function} is code, which is not taken from a run "
+                    f"folder: name it again with --set 'stages.{stage.name}.rewards=[...]'"
+                )
+
+
+def judge_of(stage: Stage, config: Config, run: Path, base: Base) -> Judge | None:
+    """What judges the completions of a stage that samples: its reward functions, `learned` by the last reward model
+    trained before it."""
+
+    def learned() -> Learned:
+        before = config.stages[: config.stages.index(stage)]
+        name = [each.name for each in before if isinstance(each, Reward)][-1]
+        return Learned(rewarding.load(base, result(run, name)), config.evaluation.batch_size)
+
+    if not isinstance(stage, Sampled):
+        return None
+    return judging.judge(((term.function, term.weight) for term in stage.rewards), learned)
 
 
 def gather(

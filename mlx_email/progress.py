@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -18,13 +18,27 @@ class StepBar:
     """A bar of optimiser steps: loss and real supervised tokens a second."""
 
     bar: tqdm
+    rolled: list[float] = field(default_factory=list)  # of the rollout that is being made: tokens, and since when
+
+    def rolling(self, tokens: int) -> None:
+        """Called with how many more tokens were sampled, one for each live completion."""
+        if not self.rolled:
+            self.rolled[:] = 0.0, time.perf_counter()
+        self.rolled[0] += tokens
+        speed = self.rolled[0] / max(time.perf_counter() - self.rolled[1], 1e-9)
+        self.bar.set_postfix_str(f"rollout: {tokens} live, {speed:.0f} tokens/s", refresh=False)
+        self.bar.update(0)
 
     def step(self, result: "StepResult", steps: int) -> None:
         self.bar.total = steps
         if self.bar.n == 0:  # a run that goes on begins where it stood
             self.bar.initial = self.bar.n = result.step - 1
+        self.rolled.clear()
         speed = result.tokens / result.seconds
-        self.bar.set_postfix_str(f"loss {result.loss:.3f}, {speed:.0f} tokens/s", refresh=False)
+        said = f"loss {result.loss:.3f}, {speed:.0f} tokens/s"
+        if "rollout/kept" in result.metrics:
+            said += f", reward {result.metrics['reward']:.3f}, {result.metrics['rollout/kept']:.0%} of groups kept"
+        self.bar.set_postfix_str(said, refresh=False)
         self.bar.update(1)
 
 

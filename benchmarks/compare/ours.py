@@ -9,7 +9,7 @@ import mlx.nn as nn
 from mlx_lm.utils import load_model
 
 from mlx_email.algorithms import Algorithm
-from mlx_email.algorithms.record import Arrays
+from mlx_email.algorithms.record import Context, Prepared
 from mlx_email.benchmarks.compare.keep import RATE
 from mlx_email.benchmarks.compare.side import Job
 from mlx_email.benchmarks.compare.workload import ADAPTER, MODEL
@@ -52,10 +52,11 @@ def reference_of(policy: nn.Module) -> Frozen:
 
 
 def with_reference(
-    batch: list[Arrays],
+    batch: list[Batch],
     policy: nn.Module,
     settings: None,  # noqa: ARG001
-    reference: Frozen | None,  # noqa: ARG001
-) -> list[Arrays]:
+    context: Context,  # noqa: ARG001
+) -> Prepared:
     """The `prepare` that scores the reference at every step."""
-    return [{**arrays, "ref_logps": reference_of(policy).logps(policy, arrays)} for arrays in batch]
+    columns = [each.arrays for each in batch]
+    return Prepared([{**arrays, "ref_logps": reference_of(policy).logps(policy, arrays)} for arrays in columns])

@@ -32,6 +32,20 @@ def group_advantages(rewards: mx.array, group_size: int, *, scale: str = "group"
     return centred.reshape(-1)
 
 
+def leave_one_out(rewards: mx.array, group_size: int) -> mx.array:
+    """Reward - mean of the others of its group; equal rewards give exactly 0.
+
+    Source: RLOO (Kool et al. 2019; Ahmadian et al. 2024, arXiv 2402.14740, section 3). Shapes as `group_advantages`.
+    Raises ValueError for a number of rewards that group_size does not divide, and groups of one.
+
+    >>> [round(a, 5) for a in leave_one_out(mx.array([1.0, 0.0, 0.0, 0.5]), 4).tolist()]
+    [0.83333, -0.5, -0.5, 0.16667]
+    """
+    if group_size < 2:
+        raise ValueError(f"group_size {group_size}: leave-one-out needs others")
+    return group_advantages(rewards, group_size, scale="none") * (group_size / (group_size - 1))
+
+
 def _centred(rows: mx.array) -> mx.array:
     # From the first value on: the mean of equal numbers need not be that number, and 1e-8 / 1e-4 is not 0.
     moved = rows - rows[:, :1]

@@ -2,7 +2,7 @@
 
 import mlx.core as mx
 
-from mlx_email.algorithms.record import Algorithm, Arrays
+from mlx_email.algorithms.record import Algorithm, Arrays, always
 from mlx_email.config import Dpo
 from mlx_email.kernels import losses
 
@@ -24,4 +24,4 @@ def loss(logps: mx.array, arrays: Arrays, settings: Dpo) -> losses.Loss:
     )
 
 
-DPO = Algorithm(loss=loss, reference=True)
+DPO = Algorithm(loss=loss, reference=always)

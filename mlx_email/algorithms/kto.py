@@ -8,17 +8,19 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_email.algorithms.record import Algorithm, Arrays
+from mlx_email.algorithms.record import Algorithm, Arrays, Context, Prepared, always
 from mlx_email.config import Kto
 from mlx_email.kernels import losses
+from mlx_email.model.batch import Batch
 from mlx_email.model.frozen import Frozen
 
 
-def prepare(batch: list[Arrays], policy: nn.Module, settings: Kto, reference: Frozen | None) -> list[Arrays]:
+def prepare(batch: list[Batch], policy: nn.Module, settings: Kto, context: Context) -> Prepared:
     """Adds `kl` (1,): the mean log-ratio, policy to reference, of completions after prompts that they do
     not belong to, nats a completion; 0 where a step has only one prompt, or the loss does not ask for it."""
-    if settings.loss_type != "kto" or (rotated := rotate(batch)) is None:
-        return [{**arrays, "kl": mx.zeros((1,))} for arrays in batch]
+    columns, reference = [each.arrays for each in batch], context.reference
+    if not asks_for_kl(settings) or (rotated := rotate(columns)) is None:
+        return Prepared([{**arrays, "kl": mx.zeros((1,))} for arrays in columns])
     if reference is None:
         raise AssertionError("KTO asks for the reference policy")
     now = Frozen.of(policy)  # in eval mode, as the reference
@@ -26,9 +28,14 @@ def prepare(batch: list[Arrays], policy: nn.Module, settings: Kto, reference: Fr
     for arrays in rotated:
         sums = sums + (now.logps(policy, arrays) - reference.logps(policy, arrays)).sum()
         mx.eval(sums)
-    kl = (sums / sum(arrays["completion_mask"].any(axis=-1).sum() for arrays in batch))[None]
+    kl = (sums / sum(arrays["completion_mask"].any(axis=-1).sum() for arrays in columns))[None]
     mx.eval(kl)
-    return [{**arrays, "kl": kl} for arrays in batch]
+    return Prepared([{**arrays, "kl": kl} for arrays in columns])
+
+
+def asks_for_kl(settings: Kto) -> bool:
+    """Whether the loss has the point of reference."""
+    return settings.loss_type == "kto"
 
 
 def rotate(batch: list[Arrays]) -> list[Arrays] | None:
@@ -72,4 +79,4 @@ def loss(logps: mx.array, arrays: Arrays, settings: Kto) -> losses.Loss:
     )
 
 
-KTO = Algorithm(loss=loss, prepare=prepare, reference=True, live_reference=True)
+KTO = Algorithm(loss=loss, prepare=prepare, reference=always, live_reference=asks_for_kl)

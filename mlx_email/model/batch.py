@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+
+Arrays = dict[str, mx.array]  # the columns of a micro-batch
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Example:
     reference: tuple[np.ndarray, ...] | None = None  # G of (c,) float32: log-probabilities under the reference, nats
     # What an algorithm wants to know besides, such as {"desirable": 1.0}: the same names and shapes in all examples.
     numbers: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
+    about: Any = None  # whatever else its algorithm's `prepare` wants to know
 
 
 def example(
@@ -24,10 +28,11 @@ def example(
     prompt: Sequence[int],
     *completions: Sequence[int],
     numbers: Mapping[str, float | Sequence[float]] | None = None,
+    about: Any = None,
 ) -> Example:
     """An example from lists of token ids."""
     ids = tuple(np.array(ids, np.int32) for ids in completions)
-    return Example(identity, np.array(prompt, np.int32), ids, numbers=numbers or {})
+    return Example(identity, np.array(prompt, np.int32), ids, numbers=numbers or {}, about=about)
 
 
 @dataclass(frozen=True)
@@ -39,9 +44,13 @@ class Batch:
     (B, ...) float32 for each of their numbers, 0 in rows of padding. An algorithm's `prepare` adds columns of its own.
     """
 
-    ids: tuple[str, ...]  # of the real rows
-    arrays: dict[str, mx.array]
-    tokens: int  # real completion tokens
+    examples: tuple[Example, ...]  # the real rows
+    arrays: Arrays
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Of the real rows."""
+        return tuple(example.id for example in self.examples)
 
 
 def collate(examples: Sequence[Example], rows: int, prompt_width: int, completion_width: int) -> Batch:
@@ -66,7 +75,7 @@ def collate(examples: Sequence[Example], rows: int, prompt_width: int, completio
     for name, column in numbers.items():
         column[: len(examples)] = [example.numbers[name] for example in examples]
     return Batch(
-        ids=tuple(example.id for example in examples),
+        examples=tuple(examples),
         arrays={
             "prompts": mx.array(prompts),
             "prompt_lengths": mx.array(lengths),
@@ -75,5 +84,4 @@ def collate(examples: Sequence[Example], rows: int, prompt_width: int, completio
             **({} if examples[0].reference is None else {"ref_logps": mx.array(reference)}),
             **{name: mx.array(column) for name, column in numbers.items()},
         },
-        tokens=int(mask.sum()),
     )

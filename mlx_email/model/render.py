@@ -6,6 +6,7 @@ in a mail can become one. The ids of harmless mail are what the template applied
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from mlx_email.model.wording import BODY_CHARACTERS, Answer, action_text, answer
 
 MARK = "user words stand here"  # replaced by the words; any text that a template leaves alone would do
 PROBE = "What now?\nFrom: ann@x.example\n\nReady."
+ANSWER_LINES = 3
 TEMPLATE_DATE = "26 Jul 2024"  # the date that Llama 3's own template falls back to
 
 
@@ -30,6 +32,7 @@ class Renderer:
     after: tuple[int, ...]  # from there to where the answer begins
     end: tuple[int, ...]  # what ends an answer
     actions: dict[Action, tuple[int, ...]]  # `Action: X` with its newline, as in an answer
+    stops: frozenset[int]  # tokens that end a completion
     history: bool = True  # whether a prompt shows what the owner did with the sender's earlier mail
 
 
@@ -59,7 +62,8 @@ def renderer(tokenizer: TokenizerWrapper, *, history: bool = True) -> Renderer:
         if _ids(words, answer_text(Answer(action, 0.5, "none")))[: len(ids)] != ids:
             raise ModelError(f"this tokenizer joins the line {action_text(action)!r} with the text after it")
         actions[action] = ids
-    taken_apart = Renderer(words, before, after, end, actions, history)
+    stops_at = frozenset({end[-1], *tokenizer.eos_token_ids})
+    taken_apart = Renderer(words, before, after, end, actions, stops_at, history)
     if tokenizer.has_chat_template and _user_turn(taken_apart, PROBE) != _whole(tokenizer, PROBE):
         raise ModelError("this tokenizer gives other ids to a text in one piece than to its parts (a space is added)")
     return taken_apart
@@ -98,6 +102,24 @@ def fitted(renderer: Renderer, row: Row, limit: int) -> tuple[list[int], bool]:
 def answer_ids(renderer: Renderer, answer: Answer) -> list[int]:
     """An answer and what ends it: a completion."""
     return [*_ids(renderer.words, answer_text(answer)), *renderer.end]
+
+
+def text_of(renderer: Renderer, tokens: Iterable[int]) -> str:
+    """A completion's text up to the token that ends it. A control token, which no text can be, is U+FFFD."""
+    runs: list[list[int]] = [[]]
+    for token in map(int, tokens):
+        if token in renderer.stops:
+            break
+        if renderer.words.id_to_token(token) is None:
+            runs.append([])
+        else:
+            runs[-1].append(token)
+    return "\ufffd".join(renderer.words.decode(run, skip_special_tokens=False) for run in runs)
+
+
+def is_over(renderer: Renderer, tokens: Sequence[int]) -> bool:
+    """Whether an answer has come to its end: by a token that says so, or by the line after its last one."""
+    return tokens[-1] in renderer.stops or text_of(renderer, tokens).count("\n") >= ANSWER_LINES
 
 
 def _ids(words: Tokenizer, text: str) -> tuple[int, ...]:

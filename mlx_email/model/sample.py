@@ -5,8 +5,9 @@ values beside those of their prompt, which are held once (where attention is MLX
 row that has ended leaves the batch as soon as a slot of every prompt is free.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -41,6 +42,7 @@ class Completion:
 
     tokens: list[int]  # the token that ended it included
     logps: list[float]  # of each under the policy itself, at temperature 1, nats; of half precision as exact as that
+    entropies: list[float] = field(default_factory=list)  # of what each was drawn from, at temperature 1, nats
     ended: bool = False  # else it was cut at the limit
 
 
@@ -91,11 +93,12 @@ def sample(
     group: int,
     max_tokens: int,
     sampling: Sampling,
-    stop: Collection[int],
+    over: Callable[[Sequence[int]], bool],
     seed: int,
     progress: Callable[[int], object] = lambda tokens: None,  # noqa: ARG005
 ) -> list[list[Completion]]:
-    """`group` completions of each prompt (token ids), up to a token of `stop` or `max_tokens`, in the prompts' order.
+    """`group` completions of each prompt (token ids), in the prompts' order: each until it is `over`, which is asked
+    after every token, or has `max_tokens`.
 
     The same arguments give the same completions. `progress` is called with how many tokens each step made. The model
     is left in the mode that it was in.
@@ -106,18 +109,27 @@ def sample(
     decode = _side_by_side if forward.shares_prompts(model) else _one_by_one
     found = [[Completion([], []) for _ in range(group)] for _ in prompts]
     try:
-        for rows, tokens, logps in decode(model, prompts, found, max_tokens, sampling.sampler()):
-            for row, token, logp in zip(rows, tokens, logps, strict=True):
-                row.tokens.append(token)
-                row.logps.append(logp)
-                row.ended = token in stop
+        for rows, drawn in decode(model, prompts, found, max_tokens, sampling.sampler()):
+            for row, token, logp, entropy in zip(rows, drawn.tokens, drawn.logps, drawn.entropies, strict=True):
+                row.tokens.append(int(token))
+                row.logps.append(float(logp))
+                row.entropies.append(float(entropy))
+                row.ended = over(row.tokens)
             progress(len(rows))
     finally:
         model.train(training)
     return found
 
 
-Step = tuple[list[Completion], list[int], list[float]]  # completions, their next tokens, their log-probabilities
+class Drawn(NamedTuple):
+    """A token of each of some rows, (rows,)."""
+
+    tokens: np.ndarray
+    logps: np.ndarray
+    entropies: np.ndarray
+
+
+Step = tuple[list[Completion], Drawn]
 
 
 def _side_by_side(
@@ -141,14 +153,14 @@ def _side_by_side(
     slots: list[list[Completion | None]] = [list(completions) for completions in found]
     inputs = mx.repeat(mx.array([prompt[-1] for prompt in prompts]), group)
     for _ in range(max_tokens):
-        logprobs = log_softmax(_logits(body(inputs[:, None], cache=caches)[:, 0], head))
+        logprobs, entropies = log_softmax(_logits(body(inputs[:, None], cache=caches)[:, 0], head))
         drawn = sampler(logprobs)
         logps = mx.take_along_axis(logprobs, drawn[:, None], axis=-1)[:, 0]
-        mx.eval(drawn, logps, [cache.own for cache in caches])
+        mx.eval(drawn, logps, entropies, [cache.own for cache in caches])
         flat = [slot for of_prompt in slots for slot in of_prompt]
         live = [(number, slot) for number, slot in enumerate(flat) if slot is not None]
         places = [number for number, _ in live]
-        yield [slot for _, slot in live], np.array(drawn)[places].tolist(), np.array(logps)[places].tolist()
+        yield [slot for _, slot in live], Drawn(*(np.array(column)[places] for column in (drawn, logps, entropies)))
         slots, kept_prompts, kept_rows = _repacked(slots)
         if not slots:
             return
@@ -188,7 +200,9 @@ def _one_by_one(
         for completion in completions:
             given = mx.array(list(prompt))
             for token, logprobs in generate_step(given, model, max_tokens=max_tokens, sampler=sampler):
-                yield [completion], [int(token)], np.array(logprobs[int(token)])[None].tolist()
+                row = np.array(logprobs.astype(mx.float32))
+                entropy = -(np.exp(row) * row).sum()
+                yield [completion], Drawn(np.array([int(token)]), row[[int(token)]], entropy[None])
                 if completion.ended:
                     break
 
@@ -202,7 +216,11 @@ def _logits(hidden: mx.array, head: Head) -> mx.array:
     return (logits + head.bias if "bias" in head else logits).astype(mx.float32)
 
 
-def log_softmax(logits: mx.array) -> mx.array:
-    """Log-probabilities (rows, V) float32, by the exponential that is cheap here. Not differentiable on the CPU."""
+def log_softmax(logits: mx.array) -> tuple[mx.array, mx.array]:
+    """Log-probabilities (rows, V) float32 and their entropies (rows,), nats, by the exponential that is cheap here. Not
+    differentiable on the CPU."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - mx.log(exponential.exp(shifted).sum(axis=-1, keepdims=True))
+    weights = exponential.exp(shifted)
+    whole = weights.sum(axis=-1, keepdims=True)
+    entropies = mx.log(whole) - (weights * shifted).sum(axis=-1, keepdims=True) / whole
+    return shifted - mx.log(whole), entropies[:, 0]

@@ -3,6 +3,7 @@
 Everything in a prompt was known when the message arrived; everything in an answer's reasoning stands in its prompt.
 """
 
+import re
 from dataclasses import dataclass
 
 from mlx_email.labels.schema import ACTIONS, Action, Row, predicted_action
@@ -124,6 +125,30 @@ def answer_text(answer: Answer) -> str:
     Reasoning: no question, low urgency
     """
     return f"{action_text(answer.action)}Priority: {answer.priority:.2f}\nReasoning: {answer.reasoning}"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What can be read from an answer, whether or not it is well formed."""
+
+    action: Action | None
+    priority: float | None
+    well_formed: bool  # three lines, as `answer_text` writes them
+
+
+def read_answer(text: str) -> Said:
+    """The other way of `answer_text`, for whatever a model may have written.
+
+    >>> read_answer("Action: archive\\nPriority: 0.25\\nReasoning: no question, low urgency")
+    Said(action='archive', priority=0.25, well_formed=True)
+    >>> read_answer("Action: archive\\nPriority: high")
+    Said(action='archive', priority=None, well_formed=False)
+    """
+    lines = [*text.removesuffix("\n").split("\n"), "", ""]
+    action = next((action for action in ACTIONS if f"{lines[0]}\n" == action_text(action)), None)
+    number = re.fullmatch(r"Priority: (0(?:\.\d{1,4})?|1(?:\.0{1,4})?)", lines[1])
+    reasoned = len(lines) == 5 and re.fullmatch(r"Reasoning: \S.*", lines[2])
+    return Said(action, float(number[1]) if number else None, all((action, number, reasoned)))
 
 
 def action_text(action: Action) -> str:

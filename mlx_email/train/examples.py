@@ -11,8 +11,9 @@ from itertools import groupby
 from random import Random
 
 import msgspec
+import numpy as np
 
-from mlx_email.config import Dpo, Kto, Reward, Sft, Stage
+from mlx_email.config import Dpo, Kto, Reward, Sampled, Sft, Stage
 from mlx_email.errors import DataError
 from mlx_email.labels.examples.augment import augmented
 from mlx_email.labels.examples.contrasts import contrasts
@@ -21,15 +22,17 @@ from mlx_email.labels.examples.margins import margin
 from mlx_email.labels.examples.order import stream
 from mlx_email.labels.examples.pairs import pairs
 from mlx_email.labels.examples.unpaired import unpaired
-from mlx_email.labels.schema import Action, Row, predicted_action
+from mlx_email.labels.schema import ACTIONS, Action, Row, predicted_action
 from mlx_email.model.batch import Example, example
 from mlx_email.model.render import Renderer, answer_ids, fitted
 from mlx_email.model.wording import demonstration
+from mlx_email.rewards.sample import Case
 
 # Names of what is counted.
 CUT = "prompts cut in the middle of the body"
 EQUAL = "pairs with equal completions left out"
 EMPTY = "empty completions left out"
+DOUBTFUL = "messages whose label is in doubt left out"
 
 
 Priorities = dict[tuple[str, Action], list[float]]  # of an owner's messages on which an action was taken
@@ -105,6 +108,8 @@ def examples_of(
     if isinstance(stage, Sft):
         return writer.kept(demonstrations(stage, rows, writer))
     rows = list(rows)
+    if isinstance(stage, Sampled):
+        return list(cases(rows, writer))
     if isinstance(stage, Reward):
         pairs = of_two_messages(rows if within is None else within, writer, round(stage.message_pairs * len(rows)))
         return writer.kept([*comparisons(stage, rows, writer), *pairs])
@@ -142,6 +147,23 @@ def wishes(rows: Sequence[Row], writer: Writer) -> Iterable[Example]:
         done = found.action == predicted_action(row.action, row.response_time_hours)
         answer = writer.answer(row) if done else writer.other(row, found.action, priorities)
         yield example(row.message_id, writer.prompt(row), answer, numbers={"desirable": float(found.desirable)})
+
+
+def cases(rows: Sequence[Row], writer: Writer) -> Iterable[Example]:
+    """Each message whose label is settled, with the five actions' lines as its completions, and what completions of it
+    are judged by. What they say of another action is the same in all stages: priorities are drawn as for wrong ones."""
+    priorities = priorities_of(rows)
+    lines = [writer.renderer.actions[action] for action in ACTIONS]
+    for row in rows:
+        if row.label_quality not in SETTLED:
+            writer.counts[DOUBTFUL] += 1
+            continue
+        done = predicted_action(row.action, row.response_time_hours)
+        answers = [
+            writer.answer(row) if action == done else writer.other(row, action, priorities) for action in ACTIONS
+        ]
+        case = Case(row, tuple(np.array(ids, np.int32) for ids in answers))
+        yield example(row.message_id, writer.prompt(row), *lines, about=case)
 
 
 def comparisons(stage: Reward, rows: Sequence[Row], writer: Writer) -> Iterable[Example]:

@@ -1,9 +1,10 @@
 """The training loop, the only one. It does no I/O: it yields what each step did; the caller logs, saves or stops."""
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import mlx.core as mx
@@ -12,11 +13,11 @@ import mlx.optimizers as optim
 import numpy as np
 from mlx.utils import tree_map
 
-from mlx_email.algorithms import Algorithm
+from mlx_email.algorithms import Algorithm, Context
 from mlx_email.errors import MlxEmailError
 from mlx_email.model import dropout
 from mlx_email.model.batch import Batch
-from mlx_email.model.frozen import Frozen
+from mlx_email.rewards.judge import Judged
 from mlx_email.train.memory import exhausted
 from mlx_email.train.optimizer import clipped_mean
 
@@ -34,6 +35,7 @@ class StepResult:
     seconds: float
     traces: int  # compiled so far in this process; 0 where nothing is compiled
     metrics: dict[str, float]
+    judged: Sequence[Judged] = ()  # what was sampled for it, and for the steps up to the next that has some
 
 
 def train(
@@ -48,14 +50,15 @@ def train(
     seed: int,
     compiled: bool,
     start: int = 0,
-    reference: Frozen | None = None,
+    context: Context | None = None,
 ) -> Iterator[StepResult]:
-    """Update the model's trainable arrays once for every element of `steps` (its micro-batches).
+    """Update the model's trainable arrays for every element of `steps` (its micro-batches): once, or as many times as
+    the algorithm takes steps with what it has prepared.
 
     Sums of loss and gradients are added over the micro-batches and divided once by the summed count, so eight
-    micro-batches of one give the gradient of one batch of eight. `rate(step)` is the learning rate; the first step's
-    number is `start + 1`, and whatever is random in a step is a function of (seed, its number). The algorithm's
-    `prepare` is given the `reference`.
+    micro-batches of one give the gradient of one batch of eight. Where nothing counts, nothing changes. `rate(step)`
+    is the learning rate; the first step's number is `start + 1`, and whatever is random in a step is a function of
+    (seed, its number). The algorithm's `prepare` is given the `context`, with the step's number.
 
     Raises MlxEmailError, before the update, at a loss or gradient that is not finite (it never reaches the weights),
     and where the memory does not suffice.
@@ -63,39 +66,54 @@ def train(
     model.train()
     share = MicroBatch(model, algorithm, settings, compiled=compiled)
     update = updating(model, optimizer, compiled=compiled)
-    for step, batches in enumerate(steps, start=start + 1):
+    updates = algorithm.updates(settings)
+    for first, batches in zip(itertools.count(start + 1, updates), steps, strict=False):
         started = time.perf_counter()
-        with exhausted(f"step {step}"):
-            columns = algorithm.prepare([batch.arrays for batch in batches], model, settings, reference)
-            sums: Any = None
-            for number, arrays in enumerate(columns):
-                added = share(arrays, mx.random.key(derived_seed(seed, step, number)))
-                sums = added if sums is None else tree_map(mx.add, sums, added)
-                mx.eval(sums)  # one micro-batch's activations at a time
-            (total, count, metrics), gradients = sums
-            gradients, norm = clipped_mean(gradients, count, clip)
+        around = replace(context or Context(), step=first, seed=derived_seed(seed, first))
+        with exhausted(f"step {first}"):
+            prepared = algorithm.prepare(batches, model, settings, around)
+        tokens = sum(int(as_float((arrays["completion_mask"] > 0).sum())) for arrays in prepared.columns)
+        for step in range(first, first + updates):
+            with exhausted(f"step {step}"):
+                sums: Any = None
+                for number, arrays in enumerate(prepared.columns):
+                    added = share(arrays, mx.random.key(derived_seed(seed, step, number)))
+                    sums = added if sums is None else tree_map(mx.add, sums, added)
+                    mx.eval(sums)  # one micro-batch's activations at a time
+            if sums is None:
+                (total, count, metrics), gradients, norm = (mx.array(0.0), mx.array(0.0), {}), {}, mx.array(0.0)
+            else:
+                (total, count, metrics), gradients = sums
+                gradients, norm = clipped_mean(gradients, count, clip)
             mx.eval(gradients, norm)
-        loss = as_float(total) / max(as_float(count), 1.0)
-        grad_norm, lr = as_float(norm), rate(step)
-        if not all(map(math.isfinite, (loss, grad_norm, lr))):
-            messages = ", ".join(identity for batch in batches for identity in batch.ids)
-            raise MlxEmailError(
-                f"step {step}: loss {loss}, gradient norm {grad_norm}, learning rate {lr}; the weights are as after "
-                f"step {step - 1}. Lower the learning rate, or look at the messages {messages}"
+            loss = as_float(total) / max(as_float(count), 1.0)
+            grad_norm, lr = as_float(norm), rate(step)
+            if not all(map(math.isfinite, (loss, grad_norm, lr))):
+                messages = ", ".join(identity for batch in batches for identity in batch.ids)
+                raise MlxEmailError(
+                    f"step {step}: loss {loss}, gradient norm {grad_norm}, learning rate {lr}; the weights are as "
+                    f"after step {step - 1}. Lower the learning rate, or look at the messages {messages}"
+                )
+            if as_float(count) > 0:
+                with exhausted(f"step {step}"):
+                    update(gradients, lr)
+            seconds = max(time.perf_counter() - started, 1e-9)  # divided by; a clock may stand
+            yield StepResult(
+                step=step,
+                loss=loss,
+                tokens=tokens,
+                examples=sum(len(batch.examples) for batch in batches) if step == first else 0,
+                grad_norm=grad_norm,
+                lr=lr,
+                seconds=seconds,
+                traces=share.traces,
+                metrics={
+                    **(prepared.metrics if step == first else {}),
+                    **{name: as_float(value) / max(as_float(n), 1.0) for name, (value, n) in metrics.items()},
+                },
+                judged=prepared.judged if step == first else (),
             )
-        with exhausted(f"step {step}"):
-            update(gradients, lr)
-        yield StepResult(
-            step=step,
-            loss=loss,
-            tokens=sum(batch.tokens for batch in batches),
-            examples=sum(len(batch.ids) for batch in batches),
-            grad_norm=grad_norm,
-            lr=lr,
-            seconds=max(time.perf_counter() - started, 1e-9),  # divided by; a clock may stand
-            traces=share.traces,
-            metrics={name: as_float(value) / max(as_float(n), 1.0) for name, (value, n) in metrics.items()},
-        )
+            started = time.perf_counter()
 
 
 @dataclass

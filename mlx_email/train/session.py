@@ -9,15 +9,14 @@ from typing import Any
 import mlx.optimizers as optim
 import msgspec
 
-from mlx_email.algorithms import ALGORITHMS, Algorithm
-from mlx_email.config import Config, Stage
+from mlx_email.algorithms import Algorithm, Context, algorithm_of
+from mlx_email.config import Config, Sampled, Stage
 from mlx_email.errors import MlxEmailError
 from mlx_email.kernels import compiling
 from mlx_email.model import lora
 from mlx_email.model.batch import Example
-from mlx_email.model.frozen import Frozen
 from mlx_email.model.load import Base
-from mlx_email.train import batches, checkpoint, events, memory
+from mlx_email.train import batches, checkpoint, events, memory, samples
 from mlx_email.train.loop import StepResult
 from mlx_email.train.validate import validation
 
@@ -38,6 +37,7 @@ class Job:
     on_step: Callable[[StepResult, int], object]  # (result, steps in all)
     note: Callable[[str], object]  # a line that the user should see
     left_out: Mapping[str, int] = field(default_factory=dict)  # what was cut or left out of the examples, counted
+    context: Context = field(default_factory=Context)  # what the algorithm may use; the stage adds the reference
 
     @property
     def folder(self) -> Path:
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def algorithm(self) -> Algorithm:
-        return ALGORITHMS[tag(self.stage)]
+        return algorithm_of(self.stage)
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -58,6 +58,7 @@ class Standing(msgspec.Struct, frozen=True):
     best_step: int | None = None  # of the lowest validation loss
     best_loss: float | None = None
     worse: int = 0  # validations since
+    reached: bool = False  # whether a validation found the accuracy that the stage is to stop at
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Session:
     steps: int  # in all
     optimizer: optim.Optimizer
     standing: Standing
-    reference: Frozen | None = None  # the policy as the stage began, where the algorithm asks for it
+    context: Context = field(default_factory=Context)  # the job's, with the reference where the algorithm asks for it
     saved: int = field(init=False)  # the step of the newest checkpoint
     plan: batches.Plan | None = field(init=False)  # of the examples that are validated on
     compiled: bool = field(init=False)
@@ -87,18 +88,37 @@ class Session:
         return self.job.stage.patience is not None and self.standing.worse >= self.job.stage.patience
 
     @property
+    def enough(self) -> bool:
+        """Whether the stage ends before its last step."""
+        return self.standing.reached or self.patience_is_over
+
+    @property
     def over(self) -> bool:
-        return self.standing.step == self.steps or self.patience_is_over
+        return self.standing.step == self.steps or self.enough
+
+    @property
+    def updates(self) -> int:
+        """Steps with one rollout, of an algorithm that has them; else 1."""
+        return self.job.algorithm.updates(self.job.stage)
+
+    @property
+    def may_stop(self) -> bool:
+        """Whether a later session could go on from here: not in the middle of a rollout, which is not saved."""
+        return self.standing.step % self.updates == 0
 
     @property
     def validation_is_due(self) -> bool:
-        every, step = self.job.stage.validate_every, self.standing.step
-        return self.plan is not None and every is not None and (step % every == 0 or step == self.steps)
+        every = self.job.stage.validate_every
+        return self.plan is not None and every is not None and (self._due(every) or self.standing.step == self.steps)
 
     @property
     def save_is_due(self) -> bool:
+        return self._due(self.job.stage.save_every) or self.standing.best_step == self.standing.step
+
+    def _due(self, every: int) -> bool:
+        """Every so many steps, or at the end of the rollout that they are a part of."""
         step = self.standing.step
-        return step % self.job.stage.save_every == 0 or self.standing.best_step == step
+        return self.may_stop and step // every > (step - self.updates) // every
 
     @property
     def too_much_memory(self) -> str:
@@ -123,20 +143,29 @@ class Session:
         self.traces = result.traces
         if result.step % stage.log_every == 0 or result.step in (1, self.steps):
             self.append({"event": "step", **_said_of(result)})
+        if result.judged and isinstance(stage, Sampled) and stage.samples_every is not None:
+            first = result.step - 1
+            if first == 0 or first // stage.samples_every > (first - self.updates) // stage.samples_every:
+                samples.write(self.job.folder, result.step, result.judged)
         self.job.on_step(result, self.steps)
 
     def validate(self) -> None:
         """Measure on the examples that are held out, and remember the best step."""
         assert self.plan is not None  # noqa: S101 - validation_is_due has seen to it
         job = self.job
-        found = validation(job.base.model, job.algorithm, job.stage, job.held_out, self.plan, self.reference)
+        found = validation(job.base.model, job.algorithm, job.stage, job.held_out, self.plan, self.context)
         before, loss = self.standing, found["val/loss"]
         if not math.isfinite(loss):
             raise MlxEmailError(f"step {before.step}: the validation loss is {loss}: lower the learning rate")
+        changes: dict[str, Any]
         if before.best_loss is None or loss < before.best_loss:
-            changes: dict[str, Any] = {"best_step": before.step, "best_loss": loss, "worse": 0}
+            changes = {"best_step": before.step, "best_loss": loss, "worse": 0}
         else:
             changes = {"worse": before.worse + 1}
+        goal = job.stage.stop_accuracy if isinstance(job.stage, Sampled) else None
+        if goal is not None and found["val/accuracy"] > goal:
+            changes["reached"] = True
+            job.note(f"{job.stage.name}: accuracy {found['val/accuracy']:.3f} of the validation at step {before.step}")
         self.standing = msgspec.structs.replace(before, **changes)
         self.append({"event": "validation", "step": before.step, **found})
 
@@ -162,6 +191,7 @@ class Session:
             "tokens": standing.tokens,
             "loss": standing.loss,
             "val/loss": standing.best_loss,
+            "reached": standing.reached,
             "compiled": self.compiled,
             "traces": self.traces,
             "tokens_per_second": self.tokens / self.seconds if self.seconds else None,

@@ -4,6 +4,7 @@ RUN/STAGE/step-000120/          checkpoints (`checkpoint`)
 RUN/STAGE/adapters.safetensors  the result: of the best step where there were validations, else of the last
 RUN/STAGE/adapter_config.json
 RUN/STAGE/reward_head.safetensors, reward_head.json   of a reward model
+RUN/STAGE/samples/              tables of what was sampled (`samples`), for people
 RUN/STAGE/stage.json            what the stage did; written last: a stage is finished when it is there
 """
 
@@ -56,7 +57,8 @@ def train_stage(job: Job) -> dict[str, Any]:
     if not job.examples:
         raise DataError(f"{job.stage.name}: there is nothing to learn from: the training split has no message for it")
     plan = batches.plan(job.examples, job.stage.batch_size)
-    steps = job.stage.epochs * batches.steps_per_epoch(plan, job.stage.accumulation)
+    updates = job.algorithm.updates(job.stage)
+    steps = job.stage.epochs * batches.steps_per_epoch(plan, job.stage.accumulation) * updates
     steps = steps if job.stage.max_steps is None else min(steps, job.stage.max_steps)
     own = zlib.crc32(job.stage.name.encode())  # two stages of a kind begin differently
     with job.algorithm.fitting(job.base.model, job.stage, derived_seed(job.config.seed, 1, own)):
@@ -84,9 +86,10 @@ def _train(job: Job, plan: batches.Plan, steps: int) -> dict[str, Any]:
         job.note(f"{stage.name}: {session.standing.step} steps are done already, {steps} are asked for")
     memory.settle(config.memory.cache_gb)
     mx.reset_peak_memory()
-    job = session.job = _with_reference(job, batches.used(plan, stage.accumulation, config.seed, steps))
-    if job.algorithm.live_reference:
-        session.reference = reference_of(job.folder, model)
+    updates = session.updates
+    job = session.job = _with_reference(job, batches.used(plan, stage.accumulation, config.seed, steps // updates))
+    live = job.algorithm.live_reference(stage)
+    session.context = dataclasses.replace(job.context, reference=reference_of(job.folder, model) if live else None)
     if config.gradient_checkpointing:
         checkpointing.apply(model)
     try:
@@ -96,7 +99,8 @@ def _train(job: Job, plan: batches.Plan, steps: int) -> dict[str, Any]:
             job.algorithm,
             stage,
             itertools.islice(
-                batches.steps(job.examples, plan, stage.accumulation, config.seed, start=first), max(steps - first, 0)
+                batches.steps(job.examples, plan, stage.accumulation, config.seed, start=first // updates),
+                max(steps - first, 0) // updates,
             ),
             optimizer,
             lambda step: learning_rate(stage.schedule, step, steps, stage.learning_rate, stage.warmup),
@@ -104,9 +108,9 @@ def _train(job: Job, plan: batches.Plan, steps: int) -> dict[str, Any]:
             seed=config.seed,
             compiled=session.compiled,
             start=first,
-            reference=session.reference,
+            context=session.context,
         )
-        if not session.patience_is_over:  # it may be: killed between the last step and its result
+        if not session.enough:  # it may be: killed between the last step and its result
             follow(results, session)
     except MlxEmailError as error:
         there = f"The last checkpoint is of step {session.saved}; to go on from it: {_command(job)}"
@@ -123,6 +127,8 @@ def follow(results: Iterator[StepResult], session: Session) -> None:
             session.take(result)
             if session.validation_is_due:
                 session.validate()
+            if not session.may_stop:
+                continue
             if session.over or session.save_is_due or session.too_much_memory or stop.requested:
                 session.save()
             if stop.requested:  # in the last step too: what follows a stage would not be interrupted
@@ -164,7 +170,7 @@ def _refuse_changes(job: Job, found: checkpoint.Checkpoint | None) -> None:
 def _with_reference(job: Job, used: Sequence[int]) -> Job:
     """The job with what the reference thinks of its examples, where the algorithm asks for it: of those that are
     `used`, by index, and of those that are validated on."""
-    if not job.algorithm.reference:
+    if not job.algorithm.reference(job.stage):
         return job
     model, size, examples = job.base.model, job.stage.batch_size, list(job.examples)
     known = with_reference(job.folder, "train", model, [examples[index] for index in used], size)

@@ -154,7 +154,7 @@ def preference_loss(logps: mx.array, arrays: dict[str, mx.array], settings: Any)
     return Loss((losses * real).sum(), real.sum(), {})
 
 
-PREFERENCE = Algorithm(loss=preference_loss, reference=True)
+PREFERENCE = Algorithm(loss=preference_loss, reference=lambda settings: True)
 
 
 # The command line, with a model in a folder

@@ -146,7 +146,7 @@ def test_an_order_that_begins_anew_would_be_seen(whole, tmp_path, monkeypatch):
 def test_dropout_that_counts_from_the_session_would_be_seen(whole, tmp_path, monkeypatch):
     honest = loop.derived_seed
     small.train_until(tmp_path / "run", 5)
-    monkeypatch.setattr(loop, "derived_seed", lambda seed, step, number: honest(seed, step - 3, number))
+    monkeypatch.setattr(loop, "derived_seed", lambda seed, step, *number: honest(seed, step - 3, *number))
     assert small.train(tmp_path / "run")["adapters"] != whole["adapters"]
 
 

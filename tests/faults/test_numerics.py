@@ -10,6 +10,7 @@ import small
 
 from mlx_email import files
 from mlx_email.algorithms import ALGORITHMS, Algorithm
+from mlx_email.algorithms.record import Prepared
 from mlx_email.cli import main
 from mlx_email.errors import MlxEmailError
 from mlx_email.kernels import losses
@@ -29,9 +30,9 @@ def poison(monkeypatch, loss, at: int = AT) -> None:
     """An SFT whose loss is also given 1 in step `at` and 0 before."""
     steps = []
 
-    def prepare(batch, policy, settings, reference):
+    def prepare(batch, policy, settings, context):
         steps.append(len(steps) + 1)
-        return [arrays | {"poison": mx.array(float(steps[-1] == at))} for arrays in batch]
+        return Prepared([each.arrays | {"poison": mx.array(float(steps[-1] == at))} for each in batch])
 
     monkeypatch.setitem(ALGORITHMS, "sft", Algorithm(loss=loss, prepare=prepare))
 

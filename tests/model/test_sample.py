@@ -18,8 +18,13 @@ PROMPTS = [[1, 5, 3, 2, 4, 9, 8, 7], [4], [2, 6, 1, 5]]
 GREEDY = Sampling(temperature=0.0)
 
 
+def ending(stop):
+    """Whether the last token is one of some."""
+    return lambda tokens: tokens[-1] in stop
+
+
 def draw(model, prompts=PROMPTS, **options):
-    chosen = dict(group=2, max_tokens=9, sampling=Sampling(), stop=(), seed=0)
+    chosen = dict(group=2, max_tokens=9, sampling=Sampling(), over=ending(()), seed=0)
     return sample(model, prompts, **{**chosen, **options})
 
 
@@ -39,7 +44,7 @@ def test_greedy_equals_mlx_lm_token_for_token(name, small):
     model = small.build(name)
     model.eval()
     stop = set(alone(model, PROMPTS[0], 9)[3:4])
-    found = draw(model, sampling=GREEDY, stop=stop)
+    found = draw(model, sampling=GREEDY, over=ending(stop))
     for prompt, completions in zip(PROMPTS, found, strict=True):
         wanted = alone(model, prompt, 9, stop)
         assert [completion.tokens for completion in completions] == [wanted, wanted]
@@ -84,7 +89,7 @@ def test_the_log_probabilities_are_those_of_the_training_s_forward_path(name, sm
         return packed
 
     monkeypatch.setattr(sampling_, "_repacked", repacked)
-    found = draw(model, group=4, max_tokens=20, sampling=Sampling(temperature=0.8), stop=tuple(range(0, 60, 7)))
+    found = draw(model, group=4, max_tokens=20, sampling=Sampling(temperature=0.8), over=ending(range(0, 60, 7)))
     assert name == "mamba" or any(left_over), "no slots were packed with one left over"
     examples = [
         example("", prompt, *(completion.tokens for completion in completions))
@@ -137,7 +142,7 @@ def test_work_follows_live_rows(small, monkeypatch):
 
     monkeypatch.setattr(type(model.model), "__call__", counting)
     made = []
-    found = draw(model, group=4, max_tokens=20, stop=tuple(range(0, 60, 4)), progress=made.append)
+    found = draw(model, group=4, max_tokens=20, over=ending(range(0, 60, 4)), progress=made.append)
     steps = [rows for rows, length in sizes[1:]]
     assert sizes[0] == (3, 7) and all(length == 1 for _, length in sizes[1:])
     lengths = [[len(completion.tokens) for completion in completions] for completions in found]

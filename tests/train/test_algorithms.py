@@ -10,9 +10,9 @@ import pytest
 import small
 
 from mlx_email import config, files
-from mlx_email.algorithms import ALGORITHMS, kto
+from mlx_email.algorithms import ALGORITHMS, Context, kto
 from mlx_email.model import lora
-from mlx_email.model.batch import collate, example
+from mlx_email.model.batch import Batch, collate, example
 from mlx_email.model.forward import completion_logps
 from mlx_email.model.frozen import Frozen
 from mlx_email.train import batches, events, loop, reference
@@ -129,7 +129,7 @@ def test_micro_batches_give_the_gradient_of_one_batch(name, cut, tmp_path):
         Frozen({key: array + 0.1 for key, array in lora.adapter_arrays(model).items()}).put_on(model)
         frozen = Frozen({key: 1.5 * array for key, array in lora.adapter_arrays(model).items()})
         examples = with_job.examples[:6]
-        if ALGORITHMS[name].reference:
+        if ALGORITHMS[name].reference(stage):
             rows = collate(examples, 6, 7, 5)
             logps = np.array(frozen.logps(model, rows.arrays))
             examples = [
@@ -151,7 +151,7 @@ def test_micro_batches_give_the_gradient_of_one_batch(name, cut, tmp_path):
                 clip=1.0,
                 seed=0,
                 compiled=False,
-                reference=frozen,
+                context=Context(reference=frozen),
             )
             arrays = {key: np.array(array) for key, array in lora.adapter_arrays(model).items()}
         results.append((result, arrays))
@@ -172,14 +172,14 @@ def test_the_reference_is_asked_only_about_examples_that_are_trained_on(tmp_path
 # KTO's mismatched completions
 
 
-def kto_batch() -> list[dict[str, mx.array]]:
+def kto_batch() -> list[Batch]:
     """Two micro-batches of two rows; the second has one row of padding and wider completions."""
     rows = [example(str(n), [n + 1] * (n + 1), [10 + n] * (n + 1), numbers={"desirable": 1.0}) for n in range(3)]
-    return [collate(rows[:2], 2, 3, 2).arrays, collate(rows[2:], 2, 3, 3).arrays]
+    return [collate(rows[:2], 2, 3, 2), collate(rows[2:], 2, 3, 3)]
 
 
 def test_every_completion_goes_to_the_next_prompt_over_all_micro_batches():
-    rotated = kto.rotate(kto_batch())
+    rotated = kto.rotate([each.arrays for each in kto_batch()])
     ids = [np.array(arrays["completions"])[:, 0] for arrays in rotated]
     masks = [np.array(arrays["completion_mask"])[:, 0] for arrays in rotated]
     assert [row[mask > 0].tolist() for row, mask in zip(np.concatenate(ids), np.concatenate(masks), strict=True)] == [
@@ -189,7 +189,7 @@ def test_every_completion_goes_to_the_next_prompt_over_all_micro_batches():
         [],
     ]
     for before, after in zip(kto_batch(), rotated, strict=True):
-        assert mx.array_equal(before["prompts"], after["prompts"]).item()
+        assert mx.array_equal(before.arrays["prompts"], after["prompts"]).item()
 
 
 def test_no_prompt_is_given_a_completion_of_its_own():
@@ -205,9 +205,9 @@ def test_no_prompt_is_given_a_completion_of_its_own():
 
 def test_one_example_has_no_other_to_be_compared_with():
     (first, _) = kto_batch()
-    alone = {name: array[:1] for name, array in first.items()}
-    assert kto.rotate([alone]) is None
-    (made,) = kto.prepare([alone], None, config.Kto(), None)
+    alone = collate(first.examples[:1], 1, 3, 2)
+    assert kto.rotate([alone.arrays]) is None
+    (made,) = kto.prepare([alone], None, config.Kto(), Context()).columns
     assert made["kl"].tolist() == [0]
 
 
@@ -216,7 +216,7 @@ def test_kl_is_the_mean_log_ratio_of_the_mismatched_completions(tmp_path):
     model = made.base.model
     frozen = Frozen({name: 3 * array + 0.3 for name, array in lora.adapter_arrays(model).items()})
     model.train()
-    (first, second) = kto.prepare(kto_batch(), model, config.Kto(), frozen)
+    (first, second) = kto.prepare(kto_batch(), model, config.Kto(), Context(reference=frozen)).columns
     model.eval()
     rows = [
         ([1], [12, 12, 12]),
@@ -233,7 +233,7 @@ def test_kl_is_the_mean_log_ratio_of_the_mismatched_completions(tmp_path):
 
 def test_apo_zero_unpaired_asks_for_no_kl(monkeypatch):
     monkeypatch.setattr(kto, "rotate", lambda batch: 1 / 0)
-    made = kto.prepare(kto_batch(), None, config.Kto(loss_type="apo_zero_unpaired"), None)
+    made = kto.prepare(kto_batch(), None, config.Kto(loss_type="apo_zero_unpaired"), Context()).columns
     assert [arrays["kl"].tolist() for arrays in made] == [[0], [0]]
 
 
@@ -252,7 +252,7 @@ def test_validation_does_not_depend_on_how_examples_are_cut_into_batches(tmp_pat
             zeros = [(np.zeros(len(each.completions[0])),) for each in made.held_out]
             examples = [dataclasses.replace(each, reference=r) for each, r in zip(made.held_out, zeros, strict=True)]
             plan = batches.plan(examples, size)
-            found.append(validation(model, made.algorithm, made.stage, examples, plan, frozen))
+            found.append(validation(model, made.algorithm, made.stage, examples, plan, Context(reference=frozen)))
         kls.append(found[0]["val/kl"])
         for each in found[1:]:
             assert each == pytest.approx(found[0], rel=1e-4)
