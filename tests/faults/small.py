@@ -99,6 +99,7 @@ def job(
     branches: int = 1,
     numbers: Callable[[int], dict[str, Any]] | None = None,
     layers: int = 1,
+    words: int = WORDS,
     on_step: Callable[[Any, int], object] = lambda *_: None,
     note: Callable[[str], object] = lambda _: None,
     **stage: Any,
@@ -110,7 +111,7 @@ def job(
             (run / folder).mkdir(parents=True)
         for name in ("data/features.parquet", *(f"model/{name}" for name in ("model.safetensors", *source.REQUIRED))):
             (run / name).write_text(name)
-    base = Base(model(layers=layers), None, {}, run / "model")
+    base = Base(model(words, layers=layers), None, {}, run / "model")
     return Job(
         run=run,
         base=base,
