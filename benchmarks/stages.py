@@ -7,6 +7,7 @@ FOLDER is made; what is there already is not trained again.
 
 import argparse
 import statistics
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,9 @@ from typing import Any
 import msgspec
 
 from mlx_email import config as configuration
-from mlx_email import files, pipeline
-from mlx_email.config import Config, Dpo, Kto, Reward, Stage
+from mlx_email import files, jobs, pipeline
+from mlx_email.algorithms import Context
+from mlx_email.config import Config, Dpo, Grpo, Kto, Reward, RewardTerm, Stage
 from mlx_email.labels.examples.contrasts import contrasts
 from mlx_email.labels.prepare import FEATURES
 from mlx_email.labels.schema import ACTIONS, Row, predicted_action
@@ -33,12 +35,24 @@ from mlx_email.train.examples import settled
 from mlx_email.train.session import Job
 from mlx_email.train.stage import result, train_stage
 
-START_STEPS = 400  # as the embedded run's
 TEST_MESSAGES = 700  # of the test split, evenly spaced
+ONLINE: dict[str, Any] = {
+    "batch_size": 8,
+    "accumulation": 1,
+    "learning_rate": 3e-4,
+    "max_steps": 60,
+    "validate_every": 60,
+    "stop_accuracy": None,
+    "samples_every": None,
+    "rewards": (RewardTerm(function="action"),),
+}
 STAGES: tuple[Stage, ...] = (  # they validate, on the test split here, at their end only
     Dpo(epochs=1, batch_size=8, accumulation=1, learning_rate=1e-3, max_steps=150, validate_every=150),
     Kto(epochs=1, batch_size=16, accumulation=1, learning_rate=1e-3, max_steps=100, validate_every=100),
-    Reward(epochs=1, batch_size=8, accumulation=1, learning_rate=1e-3, max_steps=450, validate_every=450),
+    Reward(epochs=1, batch_size=8, accumulation=1, learning_rate=1e-3, max_steps=700, validate_every=700),
+    # The same steps, prompts and rewards: once with eight completions sampled of each, once with all actions scored.
+    Grpo(name="grpo", **ONLINE),
+    Grpo(name="grpo-enumerate", rollout="enumerate", **ONLINE),
 )
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t: half a 95% interval of a mean of so many
 
@@ -53,11 +67,11 @@ class Start:
     measured: dict[str, Any]
 
 
-def start(folder: Path, seed: int, progress: Progress) -> Start:
+def start(folder: Path, seed: int, steps: int, progress: Progress) -> Start:
     """Train SFT, or read what was trained before."""
     run = folder / f"sft-{seed}"
-    steps = [f"stages.sft.max_steps={START_STEPS}", "stages.sft.validate_every=null"]
-    config = configuration.load("quickstart", [f"seed={seed}", f"evaluation.max_messages={TEST_MESSAGES}", *steps])
+    length = [f"stages.sft.max_steps={steps}", "stages.sft.validate_every=null"]
+    config = configuration.load("quickstart", [f"seed={seed}", f"evaluation.max_messages={TEST_MESSAGES}", *length])
     if not (run / runs.METRICS).is_file():
         pipeline.train(None, config, run, (), progress)
     rows = pipeline.few_rows(run / runs.DATA / FEATURES, "test", TEST_MESSAGES)
@@ -91,8 +105,11 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
             identity=resume.identity(base, begin.run / runs.DATA, config),
             on_step=bar.step,
             note=progress.note,
+            context=Context(renderer=words, judge=jobs.judge_of(stage, config, run, base)),
         )
+        started = time.perf_counter()
         train_stage(job)
+        seconds = time.perf_counter() - started
     if isinstance(stage, Reward):
         model = reward.load(base, result(run, stage.name))
         kept = kept_to_rule(begin.run / runs.DATA / pipeline.RULE, begin.rows)
@@ -102,6 +119,16 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
         kept_to = pipeline.evaluate_reward(model, words, stage, config, followed, None)
         found |= ranking(", owner kept to the rule", kept_to)
         found |= {"the same by how often an action is taken": blind(train_rows, followed)}
+    elif isinstance(stage, Grpo):
+        after = pipeline.evaluate(pipeline.Policy(base, words, config, stage.name), begin.rows, progress)
+        gained = after["accuracy"] - begin.measured["accuracy"]
+        found = {
+            "accuracy after": after["accuracy"],
+            "accuracy gained": gained,
+            "macro_f1 gained": after["macro_f1"] - begin.measured["macro_f1"],
+            "seconds": seconds,
+            "accuracy gained a minute": 60 * gained / seconds,
+        }
     else:
         (said,) = [event for event in events.read(run) if event["event"] == "validation"]
         chosen, rejected = ("chosen", "rejected") if isinstance(stage, Dpo) else ("desirable", "undesirable")
@@ -146,18 +173,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--sft-steps", type=int, default=400, help="of SFT; the embedded run's by default")
     parser.add_argument("--stage", action="append", choices=[stage.name for stage in STAGES])
     asked = parser.parse_args()
     progress = Progress()
-    begins = {seed: start(asked.folder, seed, progress) for seed in range(asked.seeds)}
+    begins = {seed: start(asked.folder, seed, asked.sft_steps, progress) for seed in range(asked.seeds)}
     print(f"means over {asked.seeds} seeds, with 95% intervals of the mean; {TEST_MESSAGES} messages of the test split")
     for name in ("accuracy", "macro_f1"):
-        print(f"  SFT, {START_STEPS} steps: {name:20s} {interval([b.measured[name] for b in begins.values()])}")
+        print(f"  SFT, {asked.sft_steps} steps: {name:20s} {interval([b.measured[name] for b in begins.values()])}")
     for stage in STAGES:
         if asked.stage and stage.name not in asked.stage:
             continue
         found = [alone(begin, stage, seed, progress) for seed, begin in begins.items()]
-        print(f"{stage.name}: {stage.max_steps} steps of {stage.batch_size * stage.accumulation}")
+        print(
+            f"{stage.name}: {stage.max_steps} steps of {stage.batch_size * stage.accumulation}, in each seed's own run"
+        )
         for figure in found[0]:
             print(f"  {figure:45s} {interval([each[figure] for each in found])}")
 

@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,14 +14,14 @@ import numpy as np
 
 from mlx_email import config as configuration
 from mlx_email import files
-from mlx_email.algorithms import Context
 from mlx_email.algorithms.reward import refuse
-from mlx_email.config import Config, Reward, Sampled, Stage
+from mlx_email.config import Config, Reward, Rsf
 from mlx_email.errors import DataError, UserError
 from mlx_email.evaluate import baselines, metrics
 from mlx_email.evaluate import reward as ranking
 from mlx_email.evaluate.score import action_logps, probabilities
 from mlx_email.export import fuse
+from mlx_email.jobs import enough, few_rows, gather, job_of, refuse_code, refuse_rewards, whole
 from mlx_email.labels.fresh import features_of
 from mlx_email.labels.prepare import COUNTS, FEATURES, REJECTED, SENDERS, advice, prepare
 from mlx_email.labels.schema import ACTIONS, Row, Split, read_rows
@@ -36,20 +36,15 @@ from mlx_email.model.batch import Example
 from mlx_email.model.load import Base
 from mlx_email.model.render import Renderer, prompt_ids, renderer
 from mlx_email.model.reward import RewardModel
-from mlx_email.model.wording import BODY_CHARACTERS
 from mlx_email.progress import Progress
-from mlx_email.rewards import judge as judging
-from mlx_email.rewards.judge import Judge, is_import_path
-from mlx_email.rewards.learned import Learned
 from mlx_email.synth.mailbox import best_possible, write_mailbox
 from mlx_email.train import events
 from mlx_email.train import resume as resuming
 from mlx_email.train import run as runs
 from mlx_email.train.checkpoint import put_adapters
-from mlx_email.train.examples import Writer, examples_of, of_two_messages, settled
+from mlx_email.train.examples import of_two_messages
 from mlx_email.train.memory import exhausted
 from mlx_email.train.run import DATA
-from mlx_email.train.session import Job
 from mlx_email.train.stage import finished, result, train_stage
 
 RULE = "rule.jsonl"
@@ -105,7 +100,7 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
                 f"{mail or 'the embedded mailbox'} has {len(known)} messages to train on and {len(test_rows)} to test "
                 "on: more mail is needed"
             )
-        config = msgspec.structs.replace(config, stages=tuple(chosen))
+        config = msgspec.structs.replace(config, stages=configuration.expanded(chosen))
         files.write(folder / runs.CONFIG, configuration.dump(config))
         about = {**resuming.environment(), **resuming.fingerprints(base, folder / DATA)}
         files.write_json(folder / runs.ENVIRONMENT, about)
@@ -146,28 +141,12 @@ def follow(run: Path, config: Config, base: Base, words: Renderer, progress: Pro
     parent = None
     for stage in config.stages:
         policy = runs.trains_policy(stage)
+        if isinstance(stage, Rsf) and stage.follows is not None and enough(run, stage.follows):
+            progress.note(f"{stage.name}: left out, as the accuracy it is for is reached")
+            continue
         if not finished(run, stage.name):
-            train_rows = read_rows(table, "train", body_characters=BODY_CHARACTERS)
-            held_out = few_rows(table, "validation", config.evaluation.validation_messages)
-            adapters = runs.adapt(base, config, stage)
             with progress.steps(f"train {stage.name}") as bar:
-                writer, examples = gather(stage, train_rows, words, config)
-                job = Job(
-                    run=run,
-                    base=base,
-                    config=config,
-                    stage=settled(stage, examples, progress.note),
-                    adapters=adapters,
-                    parent=parent,
-                    examples=examples,
-                    held_out=gather(stage, held_out, words, config, whole(stage, table, "validation"))[1],
-                    left_out=dict(writer.counts),
-                    identity=identity,
-                    on_step=bar.step,
-                    note=progress.note,
-                    context=Context(renderer=words, judge=judge_of(stage, config, run, base), rolling=bar.rolling),
-                )
-                train_stage(job)
+                train_stage(job_of(stage, run, config, base, words, parent, identity, bar, progress))
         elif policy:
             put_adapters(result(run, stage.name) / lora.ADAPTERS, base.model)
         measured = run / stage.name / runs.METRICS
@@ -184,56 +163,6 @@ def follow(run: Path, config: Config, base: Base, words: Renderer, progress: Pro
         record["final"] = parent
         files.write_json(run / runs.METRICS, record)
     return record
-
-
-def refuse_rewards(stages: Sequence[Stage]) -> None:
-    """ConfigError where a stage names a reward function that is not there, or a reward model that is not trained before
-    it."""
-    trained = False
-    for stage in stages:
-        if isinstance(stage, Sampled):
-            for term in stage.rewards:
-                if term.function == judging.LEARNED and not trained:
-                    raise configuration.ConfigError(
-                        f"{stage.name}: the reward function {judging.LEARNED} needs a stage before it that trains a "
-                        "reward model (algorithm: reward)"
-                    )
-                if is_import_path(term.function):
-                    judging.imported(term.function)
-        trained = trained or isinstance(stage, Reward)
-
-
-def refuse_code(config: Config, overrides: Sequence[str]) -> None:
-    """ConfigError where a run's own configuration names code to be run: only the command line may."""
-    for stage in config.stages:
-        for term in stage.rewards if isinstance(stage, Sampled) else ():
-            if is_import_path(term.function) and not any(term.function in override for override in overrides):
-                raise configuration.ConfigError(
-                    f"{stage.name}: the run's reward function {term.function} is code, which is not taken from a run "
-                    f"folder: name it again with --set 'stages.{stage.name}.rewards=[...]'"
-                )
-
-
-def judge_of(stage: Stage, config: Config, run: Path, base: Base) -> Judge | None:
-    """What judges the completions of a stage that samples: its reward functions, `learned` by the last reward model
-    trained before it."""
-
-    def learned() -> Learned:
-        before = config.stages[: config.stages.index(stage)]
-        name = [each.name for each in before if isinstance(each, Reward)][-1]
-        return Learned(rewarding.load(base, result(run, name)), config.evaluation.batch_size)
-
-    if not isinstance(stage, Sampled):
-        return None
-    return judging.judge(((term.function, term.weight) for term in stage.rewards), learned)
-
-
-def gather(
-    stage: Stage, rows: Iterable[Row], words: Renderer, config: Config, within: Sequence[Row] | None = None
-) -> tuple[Writer, list[Example]]:
-    """What a stage makes of some rows, and what wrote it, with its counts of what was cut or left out."""
-    writer = Writer(words, config.max_prompt_tokens, config.seed)
-    return writer, examples_of(stage, rows, writer, within)
 
 
 def collect(mail: Path | None, data: Path, config: Config, progress: Progress) -> None:
@@ -275,13 +204,6 @@ def open_policy(run: Path) -> Policy:
     base = loading.load(config.model)
     lora.load(base.model, stage)
     return Policy(base, renderer(base.tokenizer, history=config.sender_history), config, stage.name)
-
-
-def whole(stage: Stage, table: Path, split: Split) -> list[Row] | None:
-    """All rows of a split, for a stage that says something of two messages; None for others."""
-    if not isinstance(stage, Reward) or not stage.message_pairs:
-        return None
-    return list(read_rows(table, split, body_characters=BODY_CHARACTERS))
 
 
 def evaluate_reward(
@@ -420,15 +342,3 @@ def baseline_summary(run: Path | None, train_rows: Sequence[Row], rows: Sequence
 def outcomes(table: Path) -> list[Row]:
     """The training rows without their text: what baselines learn from."""
     return list(read_rows(table, "train", body_characters=0))
-
-
-def few_rows(table: Path, split: Split, most: int | None) -> list[Row]:
-    """`spread` rows of a split, with as much of their bodies as a prompt takes."""
-    return spread(list(read_rows(table, split, body_characters=BODY_CHARACTERS)), most)
-
-
-def spread(rows: list[Row], most: int | None) -> list[Row]:
-    """At most `most` rows, evenly spaced over the file's order (by owner, then time); all where None."""
-    if most is None or len(rows) <= most:
-        return rows
-    return [rows[index] for index in np.linspace(0, len(rows) - 1, most).round().astype(int)]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class StepBar:
-    """A bar of optimiser steps: loss and real supervised tokens a second."""
+class RollBar:
+    """A bar of something that samples."""
 
     bar: tqdm
     rolled: list[float] = field(default_factory=list)  # of the rollout that is being made: tokens, and since when
@@ -28,6 +28,16 @@ class StepBar:
         speed = self.rolled[0] / max(time.perf_counter() - self.rolled[1], 1e-9)
         self.bar.set_postfix_str(f"rollout: {tokens} live, {speed:.0f} tokens/s", refresh=False)
         self.bar.update(0)
+
+    def done(self, prompts: int, share: float) -> None:
+        """Called with how many more prompts have their samples, and the share of all samples that is kept."""
+        self.bar.set_postfix_str(f"{share:.0%} of samples kept", refresh=False)
+        self.bar.update(prompts)
+
+
+@dataclass(frozen=True)
+class StepBar(RollBar):
+    """A bar of optimiser steps: loss and real supervised tokens a second."""
 
     def step(self, result: "StepResult", steps: int) -> None:
         self.bar.total = steps
@@ -52,6 +62,11 @@ class Progress:
     def steps(self, what: str) -> Generator[StepBar]:
         with self._bar(what, "step") as bar:
             yield StepBar(bar)
+
+    @contextlib.contextmanager
+    def sampling(self, what: str, prompts: int) -> Generator[RollBar]:
+        with self._bar(what, "prompts", prompts) as bar:
+            yield RollBar(bar)
 
     @contextlib.contextmanager
     def count(self, what: str, unit: str, total: int | None = None) -> Generator[Callable[[int], object]]:

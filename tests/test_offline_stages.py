@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import small
 
-from mlx_email import pipeline
+from mlx_email import jobs, pipeline
 from mlx_email.cli import main
 from mlx_email.labels.schema import read_rows
 from mlx_email.model import load as loading
@@ -77,7 +77,7 @@ def test_the_reward_model_is_measured_and_loads_back(run, folder):
     rows = list(read_rows(folder / "table/features.parquet", "test"))
     config = pipeline.runs.open_run(run)
     words = pipeline.renderer(base.tokenizer, history=config.sender_history)
-    again = pipeline.evaluate_reward(model, words, config.stages[1], config, pipeline.spread(rows, 30), rows)
+    again = pipeline.evaluate_reward(model, words, config.stages[1], config, jobs.spread(rows, 30), rows)
     assert again == measured
 
 
@@ -139,12 +139,12 @@ def test_stages_can_be_chosen_by_name(folder, tmp_path, capsys):
 
 
 def test_mail_of_one_class_is_refused_by_kto_alone(folder, tmp_path, capsys, monkeypatch):
-    honest = pipeline.gather
+    honest = jobs.gather
 
     def wanted_only(stage, *others):
         writer, examples = honest(stage, *others)
         return writer, [each for each in examples if each.numbers.get("desirable", 1.0)]
 
-    monkeypatch.setattr(pipeline, "gather", wanted_only)
+    monkeypatch.setattr(jobs, "gather", wanted_only)
     assert main([*train(folder / "table", tmp_path / "run"), "--stage", "kto"]) == 2
     assert "is undesirable: KTO needs both kinds" in capsys.readouterr().err

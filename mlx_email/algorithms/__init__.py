@@ -6,11 +6,19 @@ from mlx_email.algorithms.grpo import GRPO
 from mlx_email.algorithms.kto import KTO
 from mlx_email.algorithms.record import Algorithm, Context
 from mlx_email.algorithms.reward import REWARD
+from mlx_email.algorithms.rsf import RSF
 from mlx_email.algorithms.sft import SFT
 from mlx_email.config import Grpo, Stage
 
 # By the `algorithm` of a stage's settings.
-ALGORITHMS: dict[str, Algorithm] = {"sft": SFT, "reward": REWARD, "dpo": DPO, "kto": KTO, "grpo": GRPO}
+ALGORITHMS: dict[str, Algorithm] = {
+    "sft": SFT,
+    "reward": REWARD,
+    "dpo": DPO,
+    "kto": KTO,
+    "grpo": GRPO,
+    "rsf": RSF,
+}
 
 
 def algorithm_of(stage: Stage) -> Algorithm:

@@ -36,7 +36,7 @@ class Job:
     identity: dict[str, Any]  # what its checkpoints belong to (`resume.identity`)
     on_step: Callable[[StepResult, int], object]  # (result, steps in all)
     note: Callable[[str], object]  # a line that the user should see
-    left_out: Mapping[str, int] = field(default_factory=dict)  # what was cut or left out of the examples, counted
+    left_out: Mapping[str, int] = field(default_factory=dict)  # what was cut, left out or kept of the examples, counted
     context: Context = field(default_factory=Context)  # what the algorithm may use; the stage adds the reference
 
     @property

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlx_email import config, pipeline
+from mlx_email import config, jobs, pipeline
 from mlx_email.cli import main
 from mlx_email.labels.schema import read_rows
 from mlx_email.model import load as loading
@@ -110,7 +110,7 @@ def test_only_training_mail_is_trained_on_and_only_test_mail_is_measured(table, 
         rows = list(rows)
         return honest_train(stage, seen.setdefault(rows[0].split, rows), *others)
 
-    monkeypatch.setattr(pipeline, "gather", gathered)
+    monkeypatch.setattr(jobs, "gather", gathered)
     monkeypatch.setattr(
         pipeline, "action_logps", lambda b, r, rows, **k: honest_score(b, r, seen.setdefault("test", rows), **k)
     )

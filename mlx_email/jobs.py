@@ -1,0 +1,149 @@
+"""What each stage of a run is to do: its examples, what judges them, what it validates on."""
+
+import dataclasses
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_email.algorithms import Context
+from mlx_email.config import Config, Reward, Rsf, Sampled, Stage
+from mlx_email.errors import ConfigError
+from mlx_email.labels.prepare import FEATURES
+from mlx_email.labels.schema import Row, Split, read_rows
+from mlx_email.model import reward as rewarding
+from mlx_email.model import source
+from mlx_email.model.batch import Example
+from mlx_email.model.load import Base
+from mlx_email.model.render import Renderer
+from mlx_email.model.wording import BODY_CHARACTERS
+from mlx_email.progress import Progress, StepBar
+from mlx_email.rewards import judge as judging
+from mlx_email.rewards.judge import Judge, is_import_path
+from mlx_email.rewards.learned import Learned
+from mlx_email.train import run as runs
+from mlx_email.train.examples import Writer, examples_of, settled
+from mlx_email.train.loop import derived_seed
+from mlx_email.train.rejection import selection
+from mlx_email.train.run import DATA
+from mlx_email.train.session import Job
+from mlx_email.train.stage import RECORD, finished, result
+
+
+def job_of(
+    stage: Stage,
+    run: Path,
+    config: Config,
+    base: Base,
+    words: Renderer,
+    parent: str | None,
+    identity: dict[str, Any],
+    bar: StepBar,
+    progress: Progress,
+) -> Job:
+    """What a stage is to do; the base has the adapters that it begins with. What a stage learns from that samples first
+    and trains then, is sampled here."""
+    table = run / DATA / FEATURES
+    held_out = few_rows(table, "validation", config.evaluation.validation_messages)
+    adapters = runs.adapt(base, config, stage)
+    writer, examples = gather(stage, read_rows(table, "train", body_characters=BODY_CHARACTERS), words, config)
+    context = Context(renderer=words, judge=judge_of(stage, config, run, base))
+    counts = Counter(writer.counts)
+    if isinstance(stage, Rsf):
+        seed = derived_seed(config.seed, zlib.crc32(stage.name.encode()))
+        with progress.sampling(f"sample {stage.name}", len(examples)) as samples:
+            sampling = dataclasses.replace(context, rolling=samples.rolling)
+            found = selection(run / stage.name, base.model, examples, stage, sampling, seed, samples.done)
+        examples, counts = found.examples, counts + found.counts
+    return Job(
+        run=run,
+        base=base,
+        config=config,
+        stage=settled(stage, examples, progress.note),
+        adapters=adapters,
+        parent=parent,
+        examples=examples,
+        held_out=gather(stage, held_out, words, config, whole(stage, table, "validation"))[1],
+        left_out=dict(counts),
+        identity=identity,
+        on_step=bar.step,
+        note=progress.note,
+        context=dataclasses.replace(context, rolling=bar.rolling),
+    )
+
+
+def enough(run: Path, stage: str) -> bool:
+    """Whether an iteration, or one before it, has reached what the stage is for: then no other follows."""
+    return not finished(run, stage) or source.read_object(run / stage / RECORD)["reached"]
+
+
+def judge_of(stage: Stage, config: Config, run: Path, base: Base) -> Judge | None:
+    """What judges the completions of a stage that samples: its reward functions, `learned` by the last reward model
+    trained before it."""
+
+    def learned() -> Learned:
+        before = config.stages[: config.stages.index(stage)]
+        name = [each.name for each in before if isinstance(each, Reward)][-1]
+        return Learned(rewarding.load(base, result(run, name)), config.evaluation.batch_size)
+
+    if not isinstance(stage, Sampled):
+        return None
+    return judging.judge(((term.function, term.weight) for term in stage.rewards), learned)
+
+
+def gather(
+    stage: Stage, rows: Iterable[Row], words: Renderer, config: Config, within: Sequence[Row] | None = None
+) -> tuple[Writer, list[Example]]:
+    """What a stage makes of some rows, and what wrote it, with its counts of what was cut or left out."""
+    writer = Writer(words, config.max_prompt_tokens, config.seed)
+    return writer, examples_of(stage, rows, writer, within)
+
+
+def whole(stage: Stage, table: Path, split: Split) -> list[Row] | None:
+    """All rows of a split, for a stage that says something of two messages; None for others."""
+    if not isinstance(stage, Reward) or not stage.message_pairs:
+        return None
+    return list(read_rows(table, split, body_characters=BODY_CHARACTERS))
+
+
+def refuse_rewards(stages: Sequence[Stage]) -> None:
+    """ConfigError where a stage names a reward function that is not there, or a reward model that is not trained before
+    it."""
+    trained = False
+    for stage in stages:
+        if isinstance(stage, Sampled):
+            for term in stage.rewards:
+                if term.function == judging.LEARNED and not trained:
+                    raise ConfigError(
+                        f"{stage.name}: the reward function {judging.LEARNED} needs a stage before it that trains a "
+                        "reward model (algorithm: reward)"
+                    )
+                if is_import_path(term.function):
+                    judging.imported(term.function)
+        trained = trained or isinstance(stage, Reward)
+
+
+def refuse_code(config: Config, overrides: Sequence[str]) -> None:
+    """ConfigError where a run's own configuration names code to be run: only the command line may."""
+    for stage in config.stages:
+        for term in stage.rewards if isinstance(stage, Sampled) else ():
+            if is_import_path(term.function) and not any(term.function in override for override in overrides):
+                raise ConfigError(
+                    f"{stage.name}: the run's reward function {term.function} is code, which is not taken from a run "
+                    f"folder: name it again with --set 'stages.{stage.name}.rewards=[...]'"
+                )
+
+
+def few_rows(table: Path, split: Split, most: int | None) -> list[Row]:
+    """`spread` rows of a split, with as much of their bodies as a prompt takes."""
+    return spread(list(read_rows(table, split, body_characters=BODY_CHARACTERS)), most)
+
+
+def spread(rows: list[Row], most: int | None) -> list[Row]:
+    """At most `most` rows, evenly spaced over the file's order (by owner, then time); all where None."""
+    if most is None or len(rows) <= most:
+        return rows
+    return [rows[index] for index in np.linspace(0, len(rows) - 1, most).round().astype(int)]
