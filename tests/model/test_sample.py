@@ -3,6 +3,7 @@
 from collections import Counter
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx_lm.generate import generate_step
@@ -159,3 +160,41 @@ def test_the_mode_of_the_model_is_left_as_it_was(small):
         model.train(training)
         draw(model, max_tokens=1)
         assert model.training == training
+
+
+@pytest.mark.parametrize("count", [1, 3, 256, 257, 5000])
+def test_indices_come_as_often_as_their_weights(count):
+    rng = np.random.default_rng(count)
+    weights = rng.exponential(size=count) * (rng.uniform(size=count) < 0.7)
+    weights[-1] = 0.5
+    mx.random.seed(count)
+    drawn = np.concatenate(
+        [
+            np.array(sampling_.categorical(mx.broadcast_to(mx.array(weights, mx.float32), (2000, count))))
+            for _ in range(10)
+        ]
+    )
+    counts, expected = np.bincount(drawn, minlength=count), len(drawn) * weights / weights.sum()
+    assert len(counts) == count and counts[weights == 0].sum() == 0
+    likely = expected > 5
+    score = ((counts - expected)[likely] ** 2 / expected[likely]).sum()
+    assert score < likely.sum() + 5 * np.sqrt(2 * likely.sum())
+
+
+def test_what_is_far_less_likely_than_all_before_it_is_drawn_too():
+    """In one running sum 2e-8 of 1 would vanish, ten thousand times."""
+    weights = mx.concatenate([mx.ones((1,)), mx.full((100_000,), 2e-8)])
+    mx.random.seed(0)
+    share = np.mean([np.array(sampling_.categorical(mx.broadcast_to(weights, (300, 100_001)))) > 0 for _ in range(20)])
+    assert 0.0005 < share < 0.006
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.7, top_p=0.6), Sampling(1.3, min_p=0.2), Sampling(0.5, top_k=4)])
+def test_filters_are_mlx_lm_s(sampling):
+    logprobs = nn.log_softmax(mx.random.normal((1, 40), key=mx.random.key(1)) * 2)
+    theirs = make_sampler(sampling.temperature, sampling.top_p, sampling.min_p, top_k=sampling.top_k)
+    many = mx.broadcast_to(logprobs, (20_000, 40))
+    mx.random.seed(0)
+    ours, wanted = (np.bincount(np.array(draw(many)), minlength=40) / 20_000 for draw in (sampling.draw, theirs))
+    assert (wanted > 0).sum() < 40 and ((ours > 0) == (wanted > 0)).all()
+    np.testing.assert_allclose(ours, wanted, atol=0.02)
