@@ -352,7 +352,7 @@ def killed(run, step: int) -> None:
         train_stage(dataclasses.replace(sampled.job(run, **SETTINGS), on_step=kill))
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("step", [1, 3, 6])
 def test_killed_after_any_step(step, whole, tmp_path):
     killed(tmp_path / "run", step)
     train_stage(sampled.job(tmp_path / "run", **SETTINGS))
