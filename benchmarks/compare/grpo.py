@@ -16,6 +16,7 @@ from mlx_email.kernels.losses import Loss
 from mlx_email.model.batch import collate
 
 BETA, EPSILON = 0.1, 1e-4  # the peer's defaults
+TEMPERATURE = 0.8
 
 
 def loss(logps: mx.array, arrays: Arrays, settings: None) -> Loss:  # noqa: ARG001
@@ -47,13 +48,14 @@ def advantages(sizes: Sizes) -> mx.array:
     return mx.array((values - values.mean()) / (values.std() + 1e-4), mx.float32)
 
 
-def run_peer(job: Job, *, at_once: bool = False) -> None:
+def run_peer(job: Job, *, at_once: bool = False, sampled: bool = False) -> None:
+    """`sampled`: with its own rollout; else it is handed completions where it would sample them."""
     trainer = peers.module("grpo_trainer")
     sizes, row = job.sizes, group(job.sizes)
     completions = [mx.array(ids) for ids in row.completions]
-    # No rollout: its trainer is handed the completions where it would sample them.
     rollout = (completions, [""] * sizes.group, [0] * sizes.group)
-    setattr(trainer, "generate_grpo", lambda **_: rollout)  # noqa: B010 - a type checker knows no such attribute
+    if not sampled:
+        setattr(trainer, "generate_grpo", lambda **_: rollout)  # noqa: B010 - a type checker knows no such attribute
 
     def objective(*args: Any, **options: Any) -> Any:
         return trainer.grpo_loss(*args, **options)
@@ -64,7 +66,7 @@ def run_peer(job: Job, *, at_once: bool = False) -> None:
     trainer.train_grpo(
         peers.policy(job),
         peers.base(job),
-        None,
+        peers.TOKENIZER,
         peers.optimizer(job),
         [(row.prompt.tolist(), [], "", "")],
         reward_funcs=[given],
@@ -74,7 +76,9 @@ def run_peer(job: Job, *, at_once: bool = False) -> None:
             beta=BETA,
             epsilon=EPSILON,
             max_completion_length=sizes.completion,
+            temperature=TEMPERATURE,
         ),
+        end_answer_token="",
         # It cuts the group into micro-batches of as many rows as there are prompts, but for a loss not its own.
         loss_fn=objective if at_once else trainer.grpo_loss,
         training_callback=peers.EachStep(job, lambda: sizes.group * sizes.completion),

@@ -4,7 +4,7 @@ own callback, with a report after every step."""
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import mlx.core as mx
@@ -22,6 +22,8 @@ from mlx_email.kernels import compiling
 MLX_LM_LORA = "mlx-lm-lora"
 WIRED = "max_recommended_working_set_size"
 NEVER = 1 << 30  # steps until the next evaluation or file
+# No token ends a completion: all are as long as they may be.
+TOKENIZER = SimpleNamespace(eos_token_ids=(), decode=lambda ids: "", encode=lambda text, **_: [])  # noqa: ARG005
 
 
 @dataclass

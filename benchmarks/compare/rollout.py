@@ -1,19 +1,15 @@
 """Completions of prompts by sampling, eight of each, beside the rollout of mlx-lm-lora's GRPO and mlx-lm's batches."""
 
 import importlib
-from types import SimpleNamespace
 
 import mlx.core as mx
 from mlx_lm.sample_utils import make_sampler
 
 from mlx_email.benchmarks.compare import ours, peers
+from mlx_email.benchmarks.compare.grpo import TEMPERATURE
 from mlx_email.benchmarks.compare.side import Goal, Job, Side, Work
 from mlx_email.benchmarks.compare.workload import Sizes, pairs
 from mlx_email.model.sample import Sampling, sample
-
-TEMPERATURE = 0.8
-# No token ends a completion: all are as long as they may be.
-TOKENIZER = SimpleNamespace(eos_token_ids=(), decode=lambda ids: "", encode=lambda text, **_: [])  # noqa: ARG005
 
 
 def prompts(sizes: Sizes) -> list[list[int]]:
@@ -36,14 +32,23 @@ def run_ours(job: Job) -> None:
 
 
 def run_lora(job: Job) -> None:
-    """With the batch size that its GRPO has by default: so many rows at a time."""
+    """With the batch size of its command by default, 1: so many rows at a time."""
+    roll_lora(job, size=1)
+
+
+def run_lora_trainer(job: Job) -> None:
+    """With that of its trainer's arguments by default."""
+    roll_lora(job, size=peers.module("grpo_trainer").GRPOTrainingArgs().batch_size)
+
+
+def roll_lora(job: Job, size: int) -> None:
     trainer, sizes = peers.module("grpo_trainer"), job.sizes
-    policy, size = peers.policy(job), trainer.GRPOTrainingArgs().batch_size
+    policy = peers.policy(job)
     for step in range(job.total):
         mx.random.seed(step)
         options = {"temperature": TEMPERATURE, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "end_token": ""}
         found, _, _ = trainer.generate_grpo(
-            policy, TOKENIZER, prompts(sizes), sizes.completion, sizes.group, size, **options
+            policy, peers.TOKENIZER, prompts(sizes), sizes.completion, sizes.group, size, **options
         )
         report(job, [ids.tolist() for ids in found])
 
@@ -60,7 +65,7 @@ def run_batches(job: Job) -> None:
         mx.random.seed(step)
         sampler = make_sampler(TEMPERATURE)
         found = batch_generate(
-            policy, TOKENIZER, copies, max_tokens=sizes.completion, sampler=sampler, return_token_ids=True
+            policy, peers.TOKENIZER, copies, max_tokens=sizes.completion, sampler=sampler, return_token_ids=True
         )
         report(job, found.token_ids or [])
 
@@ -73,18 +78,24 @@ def report(job: Job, completions: list[list[int]]) -> None:
     job.pace(float(max(lengths)), sum(lengths))
 
 
-OURS, LORA, BATCHES = "ours", "mlx-lm-lora, its rollout", "mlx-lm, batch_generate"
+OURS, LORA, LORA_TRAINER = "ours", "mlx-lm-lora, its command's", "mlx-lm-lora, its trainer's"
+BATCHES = "mlx-lm, batch_generate"
 WORK = Work(
     sides={
         OURS: Side(run_ours),
         LORA: Side(run_lora, package=peers.MLX_LM_LORA),
+        LORA_TRAINER: Side(run_lora_trainer, package=peers.MLX_LM_LORA),
         BATCHES: Side(run_batches),
     },
     goals=(
-        Goal("rollout, seconds, its GRPO's", "seconds", OURS, (LORA,), at_least=3.0),
+        Goal("rollout, seconds, 1 row at a time", "seconds", OURS, (LORA,), at_least=3.0),
+        Goal("rollout, seconds, 4 rows", "seconds", OURS, (LORA_TRAINER,)),
         Goal("rollout, seconds, mlx-lm's batches", "seconds", OURS, (BATCHES,), at_least=1.5),
         Goal("rollout, peak memory", "peak", OURS, (BATCHES,)),
     ),
     parity=None,
-    notes=("a step is a rollout of four prompts, prefill included; every completion has all its tokens",),
+    notes=(
+        "a step is a rollout of four prompts, prefill included; every completion has all its tokens",
+        "mlx-lm-lora decodes as many rows at a time as its batch size: 1 by its command's default, 4 by its trainer's",
+    ),
 )

@@ -21,7 +21,6 @@ from mlx_email.kernels.logprob import Head
 from mlx_email.model import forward
 from mlx_email.model.cache import BranchCache, Pair, PromptCache
 
-
 BLOCK = 256  # weights that `categorical` looks at together
 
 
