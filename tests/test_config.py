@@ -97,8 +97,16 @@ def test_the_defaults_are_the_source_s_where_it_names_them():
     assert dpo.ld_alpha is None
     assert (reward.epochs, reward.learning_rate, reward.head_dropout) == (3, 1e-5, 0.1)
     big = config.load("qwen2.5-7b")
-    assert [stage.name for stage in big.stages] == ["sft", "reward", "dpo", "kto"]
-    assert big.stages == (config.Sft(), config.Reward(), config.Dpo(), config.Kto())
+    rewards = tuple(
+        config.RewardTerm(function=f, weight=w) for f, w in (("learned", 1), ("action", 1), ("format", 0.2))
+    )
+    online = config.Grpo(rewards=rewards), config.Rsf(rewards=rewards)
+    assert big.stages == (config.Sft(), config.Reward(), online[0], config.Dpo(), config.Kto(), online[1])
+    grpo, rsf = config.Grpo(), config.Rsf()
+    assert (grpo.epochs, grpo.batch_size * grpo.accumulation, grpo.learning_rate, grpo.temperature) == (5, 8, 1e-5, 0.8)
+    assert (grpo.beta, grpo.epsilon_low, grpo.high, grpo.stop_accuracy) == (0.1, 0.2, 0.2, 0.85)
+    assert (rsf.samples, rsf.keep, rsf.epochs, rsf.batch_size, rsf.learning_rate) == (16, 4, 1, 4, 1e-6)
+    assert (rsf.iterations, rsf.warmup, rsf.stop_accuracy) == (5, 0.1, 0.95)
     assert (big.lora.rank, big.lora.alpha, big.lora.dropout) == (64, 128.0, 0.05)
 
 
@@ -120,6 +128,20 @@ def test_every_loss_there_is_can_be_chosen_and_no_other(kind, compute):
         (["algorithm: dpo", "loss_type: exo_pair"], "label_smoothing=0.0: loss_type=exo_pair takes at least"),
         (["algorithm: dpo", "loss_type: robust", "label_smoothing: 0.5"], "below 0.5"),
         (["algorithm: dpo", "discopop_tau: 0.1"], "of loss_type=discopop"),
+        (["algorithm: grpo", "kl: exact"], "kl='exact' does nothing with rollout=sample"),
+        (
+            ["algorithm: grpo", "rollout: enumerate", "group_size: 4"],
+            "group_size=4 does nothing with rollout=enumerate",
+        ),
+        (
+            ["algorithm: grpo", "loss_type: cispo", "epsilon_low: 0.1"],
+            "epsilon_low=0.1 does nothing with loss_type=cispo",
+        ),
+        (["algorithm: grpo", "loss_type: sapo", "delta: 2"], "delta=2.0 does nothing with loss_type=sapo"),
+        (["algorithm: grpo", "sapo_temperature_pos: 2"], "sapo_temperature_pos=2.0 does nothing with loss_type=grpo"),
+        (["algorithm: grpo", "rollout: enumerate", "advantages: rloo"], "with rollout=enumerate none, or group"),
+        (["algorithm: grpo", "updates: 4", "max_steps: 6"], "max_steps=6 leaves a rollout of 4 updates unfinished"),
+        (["algorithm: rsf", "keep: 17"], "keep=17 of 16 samples"),
         (["algorithm: dpo", "loss_type: aot"], "accumulation=1"),
         (["algorithm: dpo", "loss_type: aot", "accumulation: 1", "batch_size: 1"], "a larger batch_size"),
         (["algorithm: dpo", "loss_type: sft", "ld_alpha: 0.5"], "loss_type=sft has one"),
@@ -151,6 +173,23 @@ def test_settings_that_are_only_allowed_together_can_be_set_one_after_another():
 
 
 def test_stages_of_several_kinds_are_written_and_read_back():
-    chosen = config.load("qwen2.5-7b", ["stages.dpo.beta=0.3", "stages.reward.members=3", "stages.2.loss_type=ipo"])
-    assert (chosen.stages[2].beta, chosen.stages[2].loss_type, chosen.stages[1].members) == (0.3, "ipo", 3)
+    chosen = config.load("qwen2.5-7b", ["stages.dpo.beta=0.3", "stages.reward.members=3", "stages.3.loss_type=ipo"])
+    assert (chosen.stages[3].beta, chosen.stages[3].loss_type, chosen.stages[1].members) == (0.3, "ipo", 3)
     assert msgspec.yaml.decode(config.dump(chosen), type=config.Config) == chosen
+
+
+def test_every_loss_of_grpo_can_be_chosen_and_no_other():
+    (field,) = [field for field in msgspec.structs.fields(config.Grpo) if field.name == "loss_type"]
+    with pytest.raises(ValueError, match="known: ") as error:
+        losses.grpo(*[None] * 5, loss_type="none of them")
+    assert set(typing.get_args(field.type)) == set(str(error.value).partition("known: ")[2].split(", "))
+    assert config.Grpo(loss_type="cispo").high == 5.0
+
+
+def test_iterations_are_stages_that_follow_each_other():
+    stages = config.expanded((config.Sft(), config.Rsf(iterations=3), config.Rsf(name="more", iterations=1)))
+    assert [stage.name for stage in stages] == ["sft", "rsf-1", "rsf-2", "rsf-3", "more"]
+    assert [stage.follows for stage in stages[1:]] == [None, "rsf-1", "rsf-2", None]
+    assert config.expanded(stages) == stages
+    with pytest.raises(ConfigError, match="two stages have the same name"):
+        config.load(None, ["stages=[{algorithm: sft, name: rsf-2}, {algorithm: rsf, iterations: 2}]"])
