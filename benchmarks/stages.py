@@ -49,7 +49,7 @@ ONLINE: dict[str, Any] = {
 STAGES: tuple[Stage, ...] = (  # they validate, on the test split here, at their end only
     Dpo(epochs=1, batch_size=8, accumulation=1, learning_rate=1e-3, max_steps=150, validate_every=150),
     Kto(epochs=1, batch_size=16, accumulation=1, learning_rate=1e-3, max_steps=100, validate_every=100),
-    Reward(epochs=1, batch_size=8, accumulation=1, learning_rate=1e-3, max_steps=700, validate_every=700),
+    Reward(epochs=1, batch_size=8, accumulation=1, learning_rate=1e-3, max_steps=450, validate_every=450),
     # The same steps, prompts and rewards: once with eight completions sampled of each, once with all actions scored.
     Grpo(name="grpo", **ONLINE),
     Grpo(name="grpo-enumerate", rollout="enumerate", **ONLINE),
