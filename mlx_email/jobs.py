@@ -128,9 +128,11 @@ def refuse_rewards(stages: Sequence[Stage]) -> None:
 
 def refuse_code(config: Config, overrides: Sequence[str]) -> None:
     """ConfigError where a run's own configuration names code to be run: only the command line may."""
-    for stage in config.stages:
+    for number, stage in enumerate(config.stages):
+        places = (f"stages.{stage.name}.rewards=", f"stages.{number}.rewards=", "stages=")
+        said = [override for override in overrides if override.startswith(places)]
         for term in stage.rewards if isinstance(stage, Sampled) else ():
-            if is_import_path(term.function) and not any(term.function in override for override in overrides):
+            if is_import_path(term.function) and not any(term.function in override for override in said):
                 raise ConfigError(
                     f"{stage.name}: the run's reward function {term.function} is code, which is not taken from a run "
                     f"folder: name it again with --set 'stages.{stage.name}.rewards=[...]'"

@@ -31,15 +31,12 @@ class _Sampled(NamedTuple):
     ratio: mx.array  # (N, C) or (N, 1)
     advantages: mx.array  # (N, 1)
     real: mx.array  # (N, C) bool
+    tokens: mx.array  # float32, how many are real. One array: of two alike mx.compile loses one (IndexError)
     settings: _Settings
 
     @property
-    def tokens(self) -> mx.array:
-        return self.real.sum()
-
-    @property
     def completions(self) -> mx.array:
-        return self.real.any(axis=-1).sum()
+        return self.real.any(axis=-1).sum().astype(mx.float32)
 
     @property
     def total_tokens(self) -> mx.array:
@@ -114,7 +111,8 @@ def _sums(
     log_ratio = policy - mx.stop_gradient(policy if old is None else real_values(old, real))
     mean = log_ratio.sum(axis=-1, keepdims=True) / mx.maximum(lengths, 1)
     ratio = mx.exp(bounded(mean if level == "sequence" else log_ratio))
-    sampled = _Sampled(policy, ratio, real_values(advantages[..., None], lengths > 0), real, settings)
+    tokens = real.sum().astype(mx.float32)
+    sampled = _Sampled(policy, ratio, real_values(advantages[..., None], lengths > 0), real, tokens, settings)
 
     variant = _VARIANTS[loss_type]
     losses = mx.where(real, variant.loss(sampled), 0.0)
@@ -125,7 +123,7 @@ def _sums(
         losses = losses + settings.beta * reported["kl/ref"]
     if not variant.per_token:
         losses = losses / mx.maximum(lengths, 1)
-    count, tokens = variant.count(sampled).astype(mx.float32), sampled.tokens.astype(mx.float32)
+    count = variant.count(sampled)
     sums = {name: mx.stop_gradient(mx.where(real, values, 0.0)).sum() for name, values in reported.items()}
     return Loss(losses.sum(), count, {name: (total, tokens) for name, total in sums.items()})
 

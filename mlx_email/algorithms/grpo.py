@@ -62,7 +62,8 @@ def prepare(batch: list[Batch], policy: nn.Module, settings: Grpo, context: Cont
     rewards = np.array([[each.reward for each in group] for group in judged], np.float32)  # (prompts, G)
     useful = np.ptp(rewards, axis=1) > EQUAL * np.maximum(np.abs(rewards).max(axis=1), 1.0)
     advantages = np.where(useful[:, None], advantages_of(rewards, settings), 0.0)
-    width = padded_to(max(len(each.tokens) for each in chain(*completions)), settings.max_tokens)
+    longest = max(len(each.tokens) for each in chain(*completions))
+    width = settings.max_tokens if context.compiled else longest  # of the prompts there are several shapes already
     columns = []
     at = 0
     for each in batch:
@@ -85,16 +86,6 @@ def advantages_of(rewards: np.ndarray, settings: Grpo) -> np.ndarray:
     flat, group, kind = mx.array(rewards.reshape(-1)), rewards.shape[1], settings.advantages or "group"
     found = losses.leave_one_out(flat, group) if kind == "rloo" else losses.group_advantages(flat, group, scale=kind)
     return np.array(found).reshape(rewards.shape)
-
-
-def padded_to(longest: int, limit: int) -> int:
-    """One of four widths, so that compiled steps have few shapes.
-
-    >>> [padded_to(n, 64) for n in (3, 16, 17, 64)]
-    [16, 16, 32, 64]
-    """
-    part = -(-limit // 4)
-    return min(-(-longest // part) * part, limit)
 
 
 def _columns(
@@ -169,8 +160,9 @@ def loss(logps: mx.array, arrays: Arrays, settings: Grpo) -> losses.Loss:
         sapo_temperature_neg=settings.sapo_temperature_neg,
     )
     # How far what the sampler computed is from what the loss takes as the old policy; of the first update's.
-    gap = mx.abs(mx.stop_gradient(policy if old is None else old) - rows(arrays["sampler_logps"]))
-    gaps = mx.where(mask > 0, gap, 0.0).sum(), (mask > 0).sum().astype(mx.float32)
+    gap = mx.where(mask > 0, mx.abs((policy if old is None else old) - rows(arrays["sampler_logps"])), 0.0)
+    # The count is the loss's own: of two outputs that are computed alike mx.compile loses one (IndexError).
+    gaps = mx.stop_gradient(gap.sum()), found.metrics["clip_fraction"][1]
     return found._replace(metrics={**found.metrics, "gap": gaps})
 
 

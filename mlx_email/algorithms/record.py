@@ -25,6 +25,7 @@ class Context:
     reference: Frozen | None = None  # the adapters as they were when the stage began
     renderer: Renderer | None = None  # token ids to text, and where an answer ends
     judge: Judge | None = None  # what a completion is worth
+    compiled: bool = False  # whether the step is compiled: then it should come in few shapes
     rolling: Callable[[int], object] = lambda tokens: None  # noqa: ARG005 - told how many tokens were sampled
 
 

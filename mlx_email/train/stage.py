@@ -89,7 +89,8 @@ def _train(job: Job, plan: batches.Plan, steps: int) -> dict[str, Any]:
     updates = session.updates
     job = session.job = _with_reference(job, batches.used(plan, stage.accumulation, config.seed, steps // updates))
     live = job.algorithm.live_reference(stage)
-    session.context = dataclasses.replace(job.context, reference=reference_of(job.folder, model) if live else None)
+    reference = reference_of(job.folder, model) if live else None
+    session.context = dataclasses.replace(job.context, reference=reference, compiled=session.compiled)
     if config.gradient_checkpointing:
         checkpointing.apply(model)
     try:

@@ -426,3 +426,36 @@ def test_tables_of_samples(tmp_path):
     assert text.startswith("# What was sampled before step 1\n")
     assert text.count("## 0-") == 4 and text.count("| reward | low | completion |") == 4
     assert "the owner did" in text and (job.folder / "samples/step-000001.md").stat().st_mode & 0o77 == 0
+
+
+def test_a_compiled_step_has_one_width(tmp_path):
+    """Each width would be a trace more."""
+    job = sampled.job(tmp_path / "run", beta=0.0, max_tokens=9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo, "is_over", lambda renderer, tokens: len(tokens) > 2)
+        plan = batches.plan(job.examples, 2)
+        batch = next(batches.steps(job.examples, plan, 2, 0))
+        for compiled, width in ((True, 9), (False, 3)):
+            context = dataclasses.replace(job.context, seed=1, compiled=compiled)
+            made = job.algorithm.prepare(batch, job.base.model, job.stage, context)
+            assert {arrays["completions"].shape[-1] for arrays in made.columns} == {width}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rollout", ["sample", "enumerate"])
+def test_a_compiled_step_learns_the_same(rollout, tmp_path):
+    learned = []
+    for compiled in (False, True):
+        one_shape = {"batch_size": 8, "accumulation": 1, "max_steps": 2, "updates": 2, "rollout": rollout}
+        job = sampled.job(tmp_path / f"{compiled}", settings={"compile": compiled}, judge=worth, **one_shape)
+        record = train_stage(job)
+        assert 0 < record["traces"] <= 8 if compiled else record["traces"] == 0
+        learned.append({name: np.array(array) for name, array in lora.adapter_arrays(job.base.model).items()})
+    for name, array in learned[0].items():
+        np.testing.assert_allclose(learned[1][name], array, atol=1e-4)
+
+
+def worth(samples):
+    """Of any text."""
+    low = sampled.low(samples)
+    return [float(s.said.action == s.done) if s.said.action else rest for s, rest in zip(samples, low, strict=True)]
