@@ -43,7 +43,6 @@ ONLINE: dict[str, Any] = {
     "max_steps": 60,
     "validate_every": 60,
     "stop_accuracy": None,
-    "samples_every": None,
     "rewards": (RewardTerm(function="action"),),
 }
 STAGES: tuple[Stage, ...] = (  # they validate, on the test split here, at their end only

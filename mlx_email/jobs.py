@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
+from mlx_email import config as configuration
 from mlx_email.algorithms import Context
 from mlx_email.config import Config, Reward, Rsf, Sampled, Stage
 from mlx_email.errors import ConfigError
@@ -24,6 +26,7 @@ from mlx_email.progress import Progress, StepBar
 from mlx_email.rewards import judge as judging
 from mlx_email.rewards.judge import Judge, is_import_path
 from mlx_email.rewards.learned import Learned
+from mlx_email.stages import AnyStage
 from mlx_email.train import run as runs
 from mlx_email.train.examples import Writer, examples_of, settled
 from mlx_email.train.loop import derived_seed
@@ -73,6 +76,26 @@ def job_of(
         note=progress.note,
         context=dataclasses.replace(context, rolling=bar.rolling),
     )
+
+
+def stages_of_run(chosen: Sequence[AnyStage]) -> tuple[AnyStage, ...]:
+    """The stages as a run's configuration has them: each iteration one, files of a user's own by their whole path, and
+    none that follows what is not there."""
+    found: list[AnyStage] = []
+    for stage in configuration.expanded(chosen):
+        changed = stage
+        if isinstance(stage, Sampled):
+            terms = tuple(msgspec.structs.replace(term, function=_whole_path(term.function)) for term in stage.rewards)
+            changed = msgspec.structs.replace(stage, rewards=terms)
+        if isinstance(stage, Rsf) and stage.follows not in {each.name for each in found}:
+            changed = msgspec.structs.replace(changed, follows=None)
+        found.append(changed)
+    return tuple(found)
+
+
+def _whole_path(function: str) -> str:
+    place, colon, name = function.rpartition(":")
+    return f"{Path(place).resolve()}:{name}" if colon and place.endswith(".py") else function
 
 
 def enough(run: Path, stage: str) -> bool:
@@ -126,17 +149,26 @@ def refuse_rewards(stages: Sequence[Stage]) -> None:
         trained = trained or isinstance(stage, Reward)
 
 
-def refuse_code(config: Config, overrides: Sequence[str]) -> None:
-    """ConfigError where a run's own configuration names code to be run: only the command line may."""
+def refuse_code(run: Path, config: Config, overrides: Sequence[str]) -> None:
+    """ConfigError where a run's own configuration names code to be run for what it has not trained yet: only the
+    command line may."""
     for number, stage in enumerate(config.stages):
-        places = (f"stages.{stage.name}.rewards=", f"stages.{number}.rewards=", "stages=")
-        said = [override for override in overrides if override.startswith(places)]
-        for term in stage.rewards if isinstance(stage, Sampled) else ():
-            if is_import_path(term.function) and not any(term.function in override for override in said):
+        if finished(run, stage.name) or not isinstance(stage, Sampled):
+            continue
+        places = (f"stages.{stage.name}.rewards=", f"stages.{number}.rewards=")
+        said: list[Any] = []
+        for override in overrides:
+            if override.startswith(places):
+                said += msgspec.yaml.decode(override.partition("=")[2])
+        named = {term["function"] for term in said}  # the configuration has them: their form is right
+        for term in stage.rewards:
+            if is_import_path(term.function) and term.function not in named:
                 raise ConfigError(
                     f"{stage.name}: the run's reward function {term.function} is code, which is not taken from a run "
                     f"folder: name it again with --set 'stages.{stage.name}.rewards=[...]'"
                 )
+            if is_import_path(term.function):
+                judging.imported(term.function)
 
 
 def few_rows(table: Path, split: Split, most: int | None) -> list[Row]:

@@ -21,7 +21,16 @@ from mlx_email.evaluate import baselines, metrics
 from mlx_email.evaluate import reward as ranking
 from mlx_email.evaluate.score import action_logps, probabilities
 from mlx_email.export import fuse
-from mlx_email.jobs import enough, few_rows, gather, job_of, refuse_code, refuse_rewards, whole
+from mlx_email.jobs import (
+    enough,
+    few_rows,
+    gather,
+    job_of,
+    refuse_code,
+    refuse_rewards,
+    stages_of_run,
+    whole,
+)
 from mlx_email.labels.fresh import features_of
 from mlx_email.labels.prepare import COUNTS, FEATURES, REJECTED, SENDERS, advice, prepare
 from mlx_email.labels.schema import ACTIONS, Row, Split, read_rows
@@ -38,7 +47,7 @@ from mlx_email.model.render import Renderer, prompt_ids, renderer
 from mlx_email.model.reward import RewardModel
 from mlx_email.progress import Progress
 from mlx_email.synth.mailbox import best_possible, write_mailbox
-from mlx_email.train import events
+from mlx_email.train import events, memory
 from mlx_email.train import resume as resuming
 from mlx_email.train import run as runs
 from mlx_email.train.checkpoint import put_adapters
@@ -100,7 +109,7 @@ def train(mail: Path | None, config: Config, run: Path, stages: Sequence[str], p
                 f"{mail or 'the embedded mailbox'} has {len(known)} messages to train on and {len(test_rows)} to test "
                 "on: more mail is needed"
             )
-        config = msgspec.structs.replace(config, stages=configuration.expanded(chosen))
+        config = msgspec.structs.replace(config, stages=stages_of_run(chosen))
         files.write(folder / runs.CONFIG, configuration.dump(config))
         about = {**resuming.environment(), **resuming.fingerprints(base, folder / DATA)}
         files.write_json(folder / runs.ENVIRONMENT, about)
@@ -121,8 +130,7 @@ def resume(run: Path, overrides: Sequence[str], progress: Progress) -> dict[str,
             if stage != was and finished(run, was.name):
                 raise configuration.ConfigError(f"{run}: the stage {was.name} is finished: nothing of it can change")
         resuming.refuse_settings(msgspec.to_builtins(began), msgspec.to_builtins(config), run)
-        refuse_code(config, overrides)
-        refuse_rewards(config.stages)
+        refuse_code(run, config, overrides)
         base = loading.load(config.model)
         runs.adapt(base, config)
         about = source.read_object(run / runs.ENVIRONMENT)
@@ -137,6 +145,7 @@ def follow(run: Path, config: Config, base: Base, words: Renderer, progress: Pro
     test_rows = few_rows(table, "test", config.evaluation.max_messages)
     identity = resuming.identity(base, run / DATA, config)
     baselines_there = baseline_summary(run, outcomes(table), test_rows)
+    memory.settle(config.memory.cache_gb)
     record: dict[str, Any] = {"test": {"baselines": baselines_there}, "stages": {}}
     parent = None
     for stage in config.stages:

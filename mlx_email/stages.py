@@ -135,6 +135,7 @@ class RewardTerm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 class Sampled(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the stages that sample have in common."""
 
+    # A token is drawn from the policy's distribution at this temperature; losses are of the one at 1.
     temperature: NotNegative = 0.8
     top_p: Share = 0.0  # 0: all
     top_k: Annotated[int, msgspec.Meta(ge=0)] = 0  # 0: all
@@ -146,7 +147,6 @@ class Sampled(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True):
         RewardTerm(function="format", weight=0.2),
     )
     stop_accuracy: Share | None = 0.85  # on the messages validated on, by which the stage has reached what it is for
-    samples_every: PositiveInt | None = 50  # steps between two tables of samples; None: no table
 
     def __post_init__(self) -> None:
         names = [term.function for term in self.rewards]
@@ -179,6 +179,7 @@ class Grpo(Sampled, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
     # What a reward's distance from its group's mean is divided by: the deviation of the group, of the batch, nothing;
     # rloo: nothing, and the mean is that of the others. None: group; of rollout=enumerate none.
     advantages: Literal["group", "batch", "none", "rloo"] | None = None
+    samples_every: PositiveInt | None = 50  # steps between two tables of samples; None: no table
     mask_truncated: bool = False  # learn nothing from completions that were cut at max_tokens
 
     def __post_init__(self) -> None:
@@ -204,6 +205,8 @@ class Grpo(Sampled, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="
                 raise ValueError(f"{name}={getattr(self, name)!r} does nothing with {chosen}: leave it out")
         if self.rollout == "enumerate" and self.advantages not in (None, "none", "group"):
             raise ValueError(f"advantages={self.advantages}: with rollout=enumerate none, or group")
+        if self.rollout == "sample" and (self.temperature == 0 or self.top_k == 1):
+            raise ValueError("temperature=0 and top_k=1 draw the same completion every time: nothing to learn from")
         if (self.max_steps or 0) % self.updates:
             raise ValueError(f"max_steps={self.max_steps} leaves a rollout of {self.updates} updates unfinished")
 
@@ -232,6 +235,8 @@ class Rsf(Sampled, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="r
         super().__post_init__()
         if self.keep > self.samples:
             raise ValueError(f"keep={self.keep} of {self.samples} samples")
+        if self.iterations > 1 and len(self.name) > 36:
+            raise ValueError(f"name={self.name}: too long for its iterations, which have a number after it")
 
 
 # What rollout=enumerate has no use for, by its default.
@@ -245,6 +250,7 @@ SAMPLED_ONLY = {
     "loss_type": "grpo",
     "importance_sampling_level": "token",
     "mask_truncated": False,
+    "samples_every": 50,
     "delta": None,
 }
 

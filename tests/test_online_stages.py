@@ -135,12 +135,19 @@ def test_code_is_taken_from_the_command_line_only(folder, tmp_path, capsys):
     assert main(train(folder / "table", tmp_path / "run", stages)) == 0
     capsys.readouterr()
     resume = ["train", "--resume", str(tmp_path / "run"), "--json"]
+    (tmp_path / "run/grpo/stage.json").rename(tmp_path / "finished.json")
     assert main(resume) == 2
     assert "is code, which is not taken from a run folder: name it again with --set" in capsys.readouterr().err
+    (tmp_path / "finished.json").rename(tmp_path / "run/grpo/stage.json")
+    assert main(resume) == 0  # nothing is left to be judged
+    (tmp_path / "run/grpo/stage.json").unlink()
+    assert main(resume) == 2
     again = f"stages.grpo.rewards=[{{function: '{code}:few'}}]"
+    assert main([*resume, "--set", again.replace("mine.py", "not/mine.py")]) == 2
     assert main([*resume, "--set", again]) == 0
     other = again.replace("few", "many")
     assert main([*resume, "--set", other]) == 2
+    (tmp_path / "run/grpo/stage.json").unlink()
     code.unlink()
     assert main([*resume, "--set", again]) == 2
     assert "FileNotFoundError" in capsys.readouterr().err

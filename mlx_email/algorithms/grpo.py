@@ -24,6 +24,7 @@ from mlx_email.model.render import is_over
 from mlx_email.model.sample import Completion, Sampling, sample
 from mlx_email.rewards.judge import Judged, sample_of
 
+ROWS = 128  # completions that are decoded side by side, at most: it bounds the memory of a rollout, whatever the step
 EQUAL = 1e-6  # rewards of a group that differ by less, in units of their size, are the same number
 
 
@@ -33,16 +34,19 @@ def roll(
     """`group` completions of each example's prompt, and what each is worth."""
     if context.renderer is None or context.judge is None:
         raise AssertionError("sampling asks for a renderer and a judge")
-    completions = sample(
-        policy,
-        [example.prompt.tolist() for example in examples],
-        group=group,
-        max_tokens=settings.max_tokens,
-        sampling=Sampling(settings.temperature, settings.top_p, settings.top_k, settings.min_p),
-        over=partial(is_over, context.renderer),
-        seed=context.seed,
-        progress=context.rolling,
-    )
+    completions: list[list[Completion]] = []
+    at_once = max(ROWS // group, 1)
+    for start in range(0, len(examples), at_once):
+        completions += sample(
+            policy,
+            [example.prompt.tolist() for example in examples[start : start + at_once]],
+            group=group,
+            max_tokens=settings.max_tokens,
+            sampling=Sampling(settings.temperature, settings.top_p, settings.top_k, settings.min_p),
+            over=partial(is_over, context.renderer),
+            seed=(context.seed + start) % 2**64,
+            progress=context.rolling,
+        )
     samples = [
         sample_of(context.renderer, example.about, example.prompt, each.tokens, ended=each.ended)
         for example, row in zip(examples, completions, strict=True)

@@ -21,7 +21,7 @@ class Context:
     """What `prepare` may use besides its batch and the policy: constant while a stage trains, but for the step."""
 
     step: int = 0  # the first one that is taken with what is prepared, from 1; 0: none, it is for a validation
-    seed: int = 0  # of whatever is random in this step
+    seed: int = 0  # of the stage; to `prepare`, of whatever is random in its step
     reference: Frozen | None = None  # the adapters as they were when the stage began
     renderer: Renderer | None = None  # token ids to text, and where an answer ends
     judge: Judge | None = None  # what a completion is worth

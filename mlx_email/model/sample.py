@@ -42,7 +42,7 @@ class Sampling:
             logprobs = apply_top_p(logprobs, self.top_p)
         if self.min_p > 0:
             logprobs = apply_min_p(logprobs, self.min_p)
-        if self.top_k > 0:
+        if 0 < self.top_k < logprobs.shape[-1]:
             logprobs = apply_top_k(logprobs, self.top_k)
         # No filter takes the likeliest away.
         return categorical(exponential.exp((logprobs - highest) * (1 / self.temperature)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from mlx_email.labels.examples.doubt import doubtful
 from mlx_email.labels.schema import Action
 from mlx_email.rewards.sample import Sample
 
@@ -20,21 +21,25 @@ COST: Mapping[Action, Mapping[Action, float]] = {
 }
 
 
+UNKNOWN = 0.5  # what an action is worth at least that the owner may have taken after all (`doubt.doubtful`)
+
+
 def action(samples: Sequence[Sample]) -> list[float]:
-    """1 for what the owner did, 0 for anything else."""
-    return [float(sample.said.action == sample.done) for sample in samples]
+    """1 for what the owner did, 0 for anything else, 1/2 for what they may have done after all."""
+    return [_worth(sample, lambda done, said: 0.0) for sample in samples]  # noqa: ARG005
 
 
 def action_cost(samples: Sequence[Sample]) -> list[float]:
-    """1 for what the owner did, less what another action costs (COST); 0 where no action can be read."""
-    return [_saved(sample) for sample in samples]
+    """1 for what the owner did, less what another action costs (COST), at least 1/2 for what they may have done after
+    all; 0 where no action can be read."""
+    return [_worth(sample, lambda done, said: 1.0 - COST[done][said]) for sample in samples]
 
 
-def _saved(sample: Sample) -> float:
+def _worth(sample: Sample, other: Callable[[Action, Action], float]) -> float:
     said = sample.said.action
-    if said is None:
-        return 0.0
-    return 1.0 if said == sample.done else 1.0 - COST[sample.done][said]
+    if said is None or said == sample.done:
+        return float(said is not None)
+    return max(other(sample.done, said), UNKNOWN if said in doubtful(sample.row) else 0.0)
 
 
 def well_formed(samples: Sequence[Sample]) -> list[float]:

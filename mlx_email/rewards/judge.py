@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import math
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from mlx_email.labels.schema import ACTIONS
 from mlx_email.model.render import Renderer, text_of
 from mlx_email.model.wording import read_answer
 from mlx_email.rewards.functions import FUNCTIONS, RewardFunction
-from mlx_email.rewards.sample import Case, Sample
+from mlx_email.rewards.sample import Case, Sample, done
 
 LEARNED = "learned"  # the name of the reward model's score
 
@@ -34,7 +35,7 @@ class Judge:
     """Weighted reward functions."""
 
     terms: tuple[tuple[str, float, RewardFunction], ...]  # name, weight, function
-    known: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # what canonical answers are worth
+    known: dict[tuple, np.ndarray] = field(default_factory=dict)  # what canonical answers are worth
 
     def __call__(self, samples: Sequence[Sample]) -> list[Judged]:
         """What each sample is worth, in their order. Raises UserError where a function fails or gives something else
@@ -55,7 +56,7 @@ class Judge:
     def of_actions(self, renderer: Renderer, cases: Sequence[tuple[Case, np.ndarray]]) -> np.ndarray:
         """What the canonical answer of each action is worth, (N, 5), of cases with their prompts. They are constants:
         each message's are asked for once."""
-        unknown = {_key(case): (case, prompt) for case, prompt in cases if _key(case) not in self.known}
+        unknown = {_key(*case): case for case in cases if _key(*case) not in self.known}
         samples = [
             sample_of(renderer, case, prompt, ids, ended=True)
             for case, prompt in unknown.values()
@@ -63,11 +64,12 @@ class Judge:
         ]
         rewards = np.array([judged.reward for judged in self(samples)], np.float32).reshape(-1, len(ACTIONS))
         self.known.update(zip(unknown, rewards, strict=True))
-        return np.stack([self.known[_key(case)] for case, _ in cases])
+        return np.stack([self.known[_key(*case)] for case in cases])
 
 
-def _key(case: Case) -> tuple[str, str]:
-    return case.row.user, case.row.message_id
+def _key(case: Case, prompt: np.ndarray) -> tuple:
+    """Of a message; some programs give a Message-ID twice."""
+    return case.row.user, case.row.message_id, done(case.row), case.row.priority_target, prompt.tobytes()
 
 
 def sample_of(renderer: Renderer, case: Case, prompt: np.ndarray, tokens: Iterable[int], *, ended: bool) -> Sample:
@@ -128,9 +130,14 @@ def imported(path: str) -> RewardFunction:
 
 
 def _file(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"reward function file {path.resolve()}", path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.modules[spec.name] = module  # where dataclasses and pickle look it up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     return module

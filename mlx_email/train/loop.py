@@ -69,7 +69,8 @@ def train(
     updates = algorithm.updates(settings)
     for first, batches in zip(itertools.count(start + 1, updates), steps, strict=False):
         started = time.perf_counter()
-        around = replace(context or Context(), step=first, seed=derived_seed(seed, first))
+        context = context or Context()
+        around = replace(context, step=first, seed=derived_seed(seed, first, context.seed))
         with exhausted(f"step {first}"):
             prepared = algorithm.prepare(batches, model, settings, around)
         tokens = sum(int(as_float((arrays["completion_mask"] > 0).sum())) for arrays in prepared.columns)
@@ -108,7 +109,7 @@ def train(
                 seconds=seconds,
                 traces=share.traces,
                 metrics={
-                    **(prepared.metrics if step == first else {}),
+                    **prepared.metrics,
                     **{name: as_float(value) / max(as_float(n), 1.0) for name, (value, n) in metrics.items()},
                 },
                 judged=prepared.judged if step == first else (),

@@ -86,6 +86,8 @@ def selection(
 
     Raises DataError where nothing is kept.
     """
+    if not examples:
+        return Selection([], Counter())
     of = _digest_of(policy)
     counts: Counter[str] = Counter()
     found: list[Example] = []
@@ -107,7 +109,7 @@ def selection(
 
 def read(folder: Path) -> Iterator[Kept]:
     """The completions that a stage kept, from its `kept` folder. Raises Damaged where they are not as written."""
-    for part in sorted(folder.iterdir()):
+    for part in sorted(path for path in folder.iterdir() if path.name.isdigit()):
         verify(part)
         for line in (part / LINES).read_bytes().splitlines():
             yield msgspec.json.decode(line, type=Kept)
@@ -162,7 +164,8 @@ def _part(
         with exhausted("sampling"):
             kept, counts = _sampled(policy, part, settings, context, seed)
         with files.publish(folder) as temporary:
-            lines = [_line(example, each) for example, row in zip(part, kept, strict=True) for each in row]
+            end = context.renderer.end if context.renderer else ()
+            lines = [_line(example, each, end) for example, row in zip(part, kept, strict=True) for each in row]
             files.write(temporary / LINES, "".join(lines))
             files.write_json(temporary / COUNTS, {"prompts": [len(row) for row in kept], "counts": dict(counts)})
             seal(temporary, of=about)
@@ -188,13 +191,17 @@ def _sampled(
     return [kept[index] for index in range(len(part))], counts
 
 
-def _line(example: Example, judged: Judged) -> str:
-    row = judged.sample.row
+def _line(example: Example, judged: Judged, end: tuple[int, ...]) -> str:
+    """`end` takes the place of the line after the last one, by which an answer may have ended too: to imitate that
+    would be to forget how to end."""
+    row, tokens = judged.sample.row, judged.sample.tokens.tolist()
+    if judged.sample.text.endswith("\n"):
+        tokens[-1:] = end
     written: dict[str, Any] = {
         "message_id": row.message_id,
         "user": row.user,
         "prompt": example.prompt.tolist(),
-        "completion": judged.sample.tokens.tolist(),
+        "completion": tokens,
         "text": judged.sample.text,
         "reward": judged.reward,
         "parts": dict(judged.parts),

@@ -26,7 +26,7 @@ MAY_CHANGE = (
     ("memory",),
     *(
         ("stages", "*", name)
-        for name in ("epochs", "max_steps", "log_every", "save_every", "validate_every", "patience")
+        for name in ("epochs", "max_steps", "log_every", "save_every", "validate_every", "patience", "samples_every")
     ),
 )
 

@@ -10,7 +10,7 @@ import mlx.optimizers as optim
 import msgspec
 
 from mlx_email.algorithms import Algorithm, Context, algorithm_of
-from mlx_email.config import Config, Sampled, Stage
+from mlx_email.config import Config, Grpo, Sampled, Stage
 from mlx_email.errors import MlxEmailError
 from mlx_email.kernels import compiling
 from mlx_email.model import lora
@@ -143,7 +143,7 @@ class Session:
         self.traces = result.traces
         if result.step % stage.log_every == 0 or result.step in (1, self.steps):
             self.append({"event": "step", **_said_of(result)})
-        if result.judged and isinstance(stage, Sampled) and stage.samples_every is not None:
+        if result.judged and isinstance(stage, Grpo) and stage.samples_every is not None:
             first = result.step - 1
             if first == 0 or first // stage.samples_every > (first - self.updates) // stage.samples_every:
                 samples.write(self.job.folder, result.step, result.judged)
@@ -164,7 +164,7 @@ class Session:
             changes = {"worse": before.worse + 1}
         goal = job.stage.stop_accuracy if isinstance(job.stage, Sampled) else None
         if goal is not None and found["val/accuracy"] > goal:
-            changes["reached"] = True
+            changes = {"reached": True, "best_step": before.step, "best_loss": loss, "worse": 0}
             job.note(f"{job.stage.name}: accuracy {found['val/accuracy']:.3f} of the validation at step {before.step}")
         self.standing = msgspec.structs.replace(before, **changes)
         self.append({"event": "validation", "step": before.step, **found})

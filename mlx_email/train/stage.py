@@ -62,10 +62,10 @@ def train_stage(job: Job) -> dict[str, Any]:
     steps = steps if job.stage.max_steps is None else min(steps, job.stage.max_steps)
     own = zlib.crc32(job.stage.name.encode())  # two stages of a kind begin differently
     with job.algorithm.fitting(job.base.model, job.stage, derived_seed(job.config.seed, 1, own)):
-        return _train(job, plan, steps)
+        return _train(job, plan, steps, own)
 
 
-def _train(job: Job, plan: batches.Plan, steps: int) -> dict[str, Any]:
+def _train(job: Job, plan: batches.Plan, steps: int, own: int) -> dict[str, Any]:
     stage, config, model = job.stage, job.config, job.base.model
     optimizer = adamw(config.weight_decay)
     session = Session(job, steps, optimizer, _begin(job, optimizer))
@@ -90,7 +90,7 @@ def _train(job: Job, plan: batches.Plan, steps: int) -> dict[str, Any]:
     job = session.job = _with_reference(job, batches.used(plan, stage.accumulation, config.seed, steps // updates))
     live = job.algorithm.live_reference(stage)
     reference = reference_of(job.folder, model) if live else None
-    session.context = dataclasses.replace(job.context, reference=reference, compiled=session.compiled)
+    session.context = dataclasses.replace(job.context, reference=reference, compiled=session.compiled, seed=own)
     if config.gradient_checkpointing:
         checkpointing.apply(model)
     try:

@@ -31,7 +31,6 @@ SHORT = {
     "log_every": 1,
     "save_every": 2,
     "validate_every": None,
-    "samples_every": None,
     "stop_accuracy": None,
 }
 
@@ -75,7 +74,9 @@ def job(
     **stage: Any,
 ) -> Job:
     """As `small.job`; the prompts' lengths are such that batches differ. `judge`: the only reward function."""
-    sampled = {} if stage.get("rollout") == "enumerate" else {"max_tokens": 5}
+    sampled: dict[str, Any] = {} if stage.get("rollout") == "enumerate" else {"max_tokens": 5}
+    if kind is config.Grpo and sampled:
+        sampled["samples_every"] = None
     chosen = kind(**{**SHORT, **sampled, **stage})
     config_ = msgspec.structs.replace(small.SETTINGS, stages=(chosen,), **(settings or {}))
     made = small.job(run, settings=config_, words=WORDS)

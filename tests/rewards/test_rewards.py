@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mlx_email import config
 from mlx_email.errors import ConfigError, UserError
@@ -181,3 +182,26 @@ def test_the_reward_model_scores_each_group_beside_its_prompt(words, case):
     scores = Learned(model, 4)(made)
     assert scores == pytest.approx([len(each.tokens) + len(each.prompt) / 10 for each in made])
     assert model.asked == [[3, 3]]  # a prompt once, the smaller group padded
+
+
+def test_what_the_owner_may_have_done_after_all_is_not_wrong(words, case):
+    """Archived, in a mailbox without a trash folder: it may have been deleted."""
+    hidden = Case(replace(case.row, action="archived", label_quality="no_trash"))
+    made = samples(words, hidden, *(GOOD.replace("delete", action) for action in ("archive", "delete", "forward")))
+    assert FUNCTIONS["action"](made) == [1, 0.5, 0]
+    assert FUNCTIONS["action_cost"](made) == [1, 0.5, 0.25]
+
+
+def test_messages_that_share_an_id_are_judged_apart(words, case):
+    answers = tuple(np.array(answer_ids(words, Answer(action, 0.5, "none")), np.int32) for action in ACTIONS)
+    cases = [Case(replace(case.row, action=action), answers) for action in ("deleted", "archived")]
+    found = judge([("action", 1.0)], lambda: 1 / 0).of_actions(words, [(each, PROMPT) for each in cases])
+    assert found.tolist() == [[0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]
+
+
+def test_a_file_may_define_classes(tmp_path, words, case):
+    text = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass A:\n    x: int = 2\n"
+    )
+    (tmp_path / "kinds.py").write_text(text + "def two(samples):\n    return [A().x for _ in samples]\n")
+    assert imported(f"{tmp_path}/kinds.py:two")(samples(words, case, "a")) == [2]

@@ -180,7 +180,7 @@ def test_later_updates_have_a_true_ratio(tmp_path):
     train_stage(sampled.job(tmp_path / "run", updates=3, max_steps=6, beta=0.0, learning_rate=0.1))
     ratios = [step["kl/old"] for step in steps(tmp_path / "run")]
     assert max(ratios[0], ratios[3]) < 1e-9 < min(ratios[1], ratios[2], ratios[4], ratios[5])
-    assert ["rollout/kept" in step for step in steps(tmp_path / "run")] == [True, False, False] * 2
+    assert all("rollout/kept" in step for step in steps(tmp_path / "run"))
 
 
 def test_the_kl_is_to_the_policy_that_the_stage_began_with(tmp_path):
