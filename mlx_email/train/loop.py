@@ -81,12 +81,11 @@ def train(
                     added = share(arrays, mx.random.key(derived_seed(seed, step, number)))
                     sums = added if sums is None else tree_map(mx.add, sums, added)
                     mx.eval(sums)  # one micro-batch's activations at a time
-            if sums is None:
-                (total, count, metrics), gradients, norm = (mx.array(0.0), mx.array(0.0), {}), {}, mx.array(0.0)
-            else:
+                if sums is None:  # nothing in it teaches anything
+                    sums = (mx.array(0.0), mx.array(0.0), {}), {}
                 (total, count, metrics), gradients = sums
                 gradients, norm = clipped_mean(gradients, count, clip)
-            mx.eval(gradients, norm)
+                mx.eval(gradients, norm)
             loss = as_float(total) / max(as_float(count), 1.0)
             grad_norm, lr = as_float(norm), rate(step)
             if not all(map(math.isfinite, (loss, grad_norm, lr))):
