@@ -63,7 +63,9 @@ def trajectory(algorithm: str, run: Path) -> np.ndarray:
     return np.array(steps)
 
 
-ONE_FAST = [pytest.param(name, marks=[] if name == "sft" else [pytest.mark.slow]) for name in sorted(ALGORITHMS)]
+# Not of those that sample: one digit more or less draws another token, and what follows is another trajectory.
+NAMES = sorted(ALGORITHMS.keys() - {"grpo", "rsf"})
+ONE_FAST = [pytest.param(name, marks=[] if name == "sft" else [pytest.mark.slow]) for name in NAMES]
 
 
 @pytest.mark.parametrize("algorithm", ONE_FAST)
