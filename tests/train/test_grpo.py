@@ -227,7 +227,7 @@ CHANGES = [
     {"advantages": "rloo"},
     {"epsilon_low": 0.0001},
     {"epsilon_high": 0.0001},
-    {"delta": 1.0001},
+    {"delta": 1.0001, "updates": 3},
     {"loss_type": "sapo", "sapo_temperature_pos": 3.0},
     {"loss_type": "sapo", "sapo_temperature_neg": 3.0},
 ]
