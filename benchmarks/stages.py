@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
+from mlx_email import collect, files, jobs, measure, pipeline
 from mlx_email import config as configuration
-from mlx_email import files, jobs, pipeline
 from mlx_email.algorithms import Context
 from mlx_email.config import Config, Dpo, Grpo, Kto, Reward, RewardTerm, Stage
 from mlx_email.labels.examples.contrasts import contrasts
@@ -73,7 +73,7 @@ def start(folder: Path, seed: int, steps: int, progress: Progress) -> Start:
     config = configuration.load("quickstart", [f"seed={seed}", f"evaluation.max_messages={TEST_MESSAGES}", *length])
     if not (run / runs.METRICS).is_file():
         pipeline.train(None, config, run, (), progress)
-    rows = pipeline.few_rows(run / runs.DATA / FEATURES, "test", TEST_MESSAGES)
+    rows = jobs.few_rows(run / runs.DATA / FEATURES, "test", TEST_MESSAGES)
     return Start(run, config, rows, source.read_object(run / runs.METRICS)["stages"]["sft"]["test"])
 
 
@@ -88,8 +88,8 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
     adapters = runs.adapt(base, config, stage)
     put_adapters(result(begin.run, "sft") / lora.ADAPTERS, base.model)
     table = begin.run / runs.DATA / FEATURES
-    train_rows = pipeline.few_rows(table, "train", None)
-    _, examples = pipeline.gather(stage, train_rows, words, config)
+    train_rows = jobs.few_rows(table, "train", None)
+    _, examples = jobs.gather(stage, train_rows, words, config)
     run.mkdir(parents=True, exist_ok=True)
     with progress.steps(f"{stage.name}, seed {seed}") as bar:
         job = Job(
@@ -100,7 +100,7 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
             adapters=adapters,
             parent=None,
             examples=examples,
-            held_out=pipeline.gather(stage, begin.rows, words, config, pipeline.whole(stage, table, "test"))[1],
+            held_out=jobs.gather(stage, begin.rows, words, config, jobs.whole(stage, table, "test"))[1],
             identity=resume.identity(base, begin.run / runs.DATA, config),
             on_step=bar.step,
             note=progress.note,
@@ -111,15 +111,15 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
         seconds = time.perf_counter() - started
     if isinstance(stage, Reward):
         model = reward.load(base, result(run, stage.name))
-        kept = kept_to_rule(begin.run / runs.DATA / pipeline.RULE, begin.rows)
+        kept = kept_to_rule(begin.run / runs.DATA / collect.RULE, begin.rows)
         followed = [row for row, of_rule in zip(begin.rows, kept, strict=True) if of_rule]
-        split = pipeline.whole(stage, table, "test")
-        found = ranking("", pipeline.evaluate_reward(model, words, stage, config, begin.rows, split))
-        kept_to = pipeline.evaluate_reward(model, words, stage, config, followed, None)
+        split = jobs.whole(stage, table, "test")
+        found = ranking("", measure.evaluate_reward(model, words, stage, config, begin.rows, split))
+        kept_to = measure.evaluate_reward(model, words, stage, config, followed, None)
         found |= ranking(", owner kept to the rule", kept_to)
         found |= {"the same by how often an action is taken": blind(train_rows, followed)}
     elif isinstance(stage, Grpo):
-        after = pipeline.evaluate(pipeline.Policy(base, words, config, stage.name), begin.rows, progress)
+        after = measure.evaluate(measure.Policy(base, words, config, stage.name), begin.rows, progress)
         gained = after["accuracy"] - begin.measured["accuracy"]
         found = {
             "accuracy after": after["accuracy"],
@@ -131,7 +131,7 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
     else:
         (said,) = [event for event in events.read(run) if event["event"] == "validation"]
         chosen, rejected = ("chosen", "rejected") if isinstance(stage, Dpo) else ("desirable", "undesirable")
-        after = pipeline.evaluate(pipeline.Policy(base, words, config, stage.name), begin.rows, progress)
+        after = measure.evaluate(measure.Policy(base, words, config, stage.name), begin.rows, progress)
         found = {
             "loss": said["val/loss"],
             "reward margin": said[f"val/rewards/{chosen}"] - said[f"val/rewards/{rejected}"],

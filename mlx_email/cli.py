@@ -18,6 +18,7 @@ from mlx_email.errors import MlxEmailError
 from mlx_email.labels.schema import ACTIONS, SPLITS
 from mlx_email.mail.sources import FORMATS
 from mlx_email.progress import Progress
+from mlx_email.tracking import TRACKERS
 
 # mlx and mlx-lm are imported inside the commands: --help and a typing error answer at once.
 
@@ -38,6 +39,11 @@ def cli(debug: bool) -> None:
 @click.option("--out", type=PATH, metavar="RUN", help="The run folder to make.  [default: runs/<date>-<time>]")
 @click.option("--stage", "stages", multiple=True, metavar="NAME", help="Train only this stage (repeatable).")
 @click.option("--resume", type=PATH, metavar="RUN", help="Go on with a run that was interrupted or killed.")
+@click.option("--force", is_flag=True, help="With --resume: other settings too; train again what had others.")
+@click.option(
+    "--target-accuracy", type=click.FloatRange(0, 1), help="Stop when validation reaches it.  [default: 0.95]"
+)
+@click.option("--track", multiple=True, type=click.Choice(TRACKERS), help="A tracker to tell too (repeatable).")
 @click.option("--set", "overrides", multiple=True, metavar="A.B=C", help="Change one setting (repeatable).")
 @click.option("--json", "as_json", is_flag=True, help="Print metrics.json instead of the table.")
 def train(
@@ -47,6 +53,9 @@ def train(
     out: Path | None,
     stages: tuple[str, ...],
     resume: Path | None,
+    force: bool,
+    target_accuracy: float | None,
+    track: tuple[str, ...],
     overrides: tuple[str, ...],
     as_json: bool,
 ) -> None:
@@ -62,20 +71,24 @@ def train(
 
     from mlx_email import config, pipeline
 
+    if target_accuracy is not None:
+        overrides = (*overrides, f"target_accuracy={target_accuracy}")
     if resume is not None:
         given = {"SOURCE": source, "--config": config_name, "--model": model, "--out": out, "--stage": stages}
         if extra := [name for name, value in given.items() if value]:
             raise click.UsageError(f"--resume goes on with what was begun: leave out {', '.join(extra)}")
-        record = pipeline.resume(resume, overrides, Progress(quiet=as_json))
+        record = pipeline.resume(resume, overrides, Progress(quiet=as_json), force=force, track=track)
         click.echo(_json(record) if as_json else _training_table(record, resume))
         return
+    if force:
+        raise click.UsageError("--force goes with --resume: without it a run is made anew")
     if any(override.startswith("model=") for override in overrides):
         raise click.UsageError("--set model=...: use --model, which chooses the model's own configuration too")
     chosen = config.load(config_name or config.for_model(model), overrides)
     if model is not None:
         chosen = msgspec.structs.replace(chosen, model=model)
     run = out or Path("runs", datetime.now().strftime("%Y%m%d-%H%M%S"))
-    record = pipeline.train(source, chosen, run, stages, Progress(quiet=as_json))
+    record = pipeline.train(source, chosen, run, stages, Progress(quiet=as_json), track=track)
     click.echo(_json(record) if as_json else _training_table(record, run))
 
 
@@ -131,9 +144,9 @@ def evaluate(runs: tuple[Path, ...], data: Path | None, split: Any, as_json: boo
     \b
     Example: mlx-email evaluate runs/20260102-101500 --split validation
     """
-    from mlx_email import pipeline
+    from mlx_email import trained
 
-    records = [pipeline.evaluate_run(run, data, split, Progress(quiet=as_json)) for run in runs]
+    records = [trained.evaluate_run(run, data, split, Progress(quiet=as_json)) for run in runs]
     click.echo(_json(records) if as_json else "\n\n".join(_evaluation_table(record) for record in records))
 
 
@@ -148,9 +161,9 @@ def predict(run: Path, files: tuple[str, ...], owner: str | None, as_json: bool)
     \b
     Example: mlx-email predict runs/20260102-101500 letter.eml
     """
-    from mlx_email import pipeline
+    from mlx_email import trained
 
-    for prediction in pipeline.predict_files(run, files or ("-",), owner, Progress(quiet=True)):
+    for prediction in trained.predict_files(run, files or ("-",), owner, Progress(quiet=True)):
         click.echo(json.dumps(prediction, ensure_ascii=False) if as_json else _prediction_line(prediction))
 
 
@@ -164,9 +177,9 @@ def export(run: Path, out: Path, as_json: bool) -> None:
     \b
     Example: mlx-email export runs/20260102-101500 --out my-model
     """
-    from mlx_email import pipeline
+    from mlx_email import trained
 
-    record = pipeline.export(run, out, Progress(quiet=as_json))
+    record = trained.export(run, out, Progress(quiet=as_json))
     click.echo(_json(record) if as_json else _export_table(record, out))
 
 
@@ -262,35 +275,50 @@ def _training_table(record: dict[str, Any], run: Path) -> str:
     if counts := [stage["test"]["messages"] for stage in record["stages"].values() if "accuracy" in stage["test"]]:
         lines = [f"accuracy on {counts[0]} messages, later than all those trained on", ""]
     lines += _baseline_lines(baselines)
-    lines += [_stage_line(name, stage["test"]) for name, stage in record["stages"].items()]
+    lines += [_stage_line(name, stage) for name, stage in record["stages"].items()]
     if "best_possible" in baselines:
-        lines.append(f"  {'best possible':22s} {baselines['best_possible']:.3f}")
+        lines.append(f"  {'best possible':30s} {baselines['best_possible']:.3f}")
+    if record["final"] is not None:
+        lines += ["", f"the run ends with {record['final']}"]
     return "\n".join([*lines, "", f"run folder: {run}"])
 
 
 def _baseline_lines(baselines: dict[str, float]) -> list[str]:
     named = {"majority": "majority", "majority_per_owner": "majority per owner"}
-    return [f"  {title:22s} {baselines[key]:.3f}" for key, title in named.items() if key in baselines]
+    return [f"  {title:30s} {baselines[key]:.3f}" for key, title in named.items() if key in baselines]
 
 
-def _stage_line(name: str, summary: dict[str, Any]) -> str:
+METHODS = {
+    "sft": "supervised",
+    "reward": "reward model",
+    "grpo": "GRPO",
+    "dpo": "DPO",
+    "kto": "KTO",
+    "temporal": "temporal RLHF",
+    "rsf": "rejection sampling",
+}
+
+
+def _stage_line(name: str, stage: dict[str, Any]) -> str:
+    summary, method = stage["test"], METHODS[stage["method"]]
+    title = name if name == stage["method"] == method.lower() else f"{name} ({method})"
     if "accuracy" in summary:
-        return _accuracy_line(name, summary)
+        return _accuracy_line(title, summary) + ("" if stage["kept"] else "  rolled back")
     if not summary["pairs"]:
-        return f"  {name:22s} no message to test on says for certain what was not done"
-    return _ranking_line(name, summary)
+        return f"  {title:30s} no message to test on says for certain what was not done"
+    return _ranking_line(title, summary)
 
 
 def _ranking_line(name: str, summary: dict[str, Any]) -> str:
     low, high = summary["pair_accuracy_interval"]
     interval = f"(95% interval {low:.3f}-{high:.3f})"
-    return f"  {name:22s} {summary['pair_accuracy']:.3f}  {interval}  of {summary['pairs']} pairs in the right order"
+    return f"  {name:30s} {summary['pair_accuracy']:.3f}  {interval}  of {summary['pairs']} pairs in the right order"
 
 
 def _accuracy_line(name: str, summary: dict[str, Any]) -> str:
     low, high = summary["accuracy_interval"]
     interval = f"(95% interval {low:.3f}-{high:.3f})"
-    return f"  {name:22s} {summary['accuracy']:.3f}  {interval}  macro-F1 {summary['macro_f1']:.3f}"
+    return f"  {name:30s} {summary['accuracy']:.3f}  {interval}  macro-F1 {summary['macro_f1']:.3f}"
 
 
 def _evaluation_table(record: dict[str, Any]) -> str:
@@ -298,7 +326,7 @@ def _evaluation_table(record: dict[str, Any]) -> str:
     lines += _baseline_lines(record["baselines"])
     lines.append(_accuracy_line(record["stage"], record))
     if "best_possible" in record["baselines"]:
-        lines.append(f"  {'best possible':22s} {record['baselines']['best_possible']:.3f}")
+        lines.append(f"  {'best possible':30s} {record['baselines']['best_possible']:.3f}")
     titles = {"straddling": "threads begun before", "apart": "other threads", "good_labels": "certain labels"}
     for name, part in record["subsets"].items():
         lines.append(f"    {titles[name]:20s} {part['accuracy']:.3f}  of {part['messages']} messages")

@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -31,11 +31,13 @@ from mlx_email.stages import (
     Sft,
     Share,
     Stage,
+    Temporal,
 )
 
 __all__ = [
     "Config",
     "Dpo",
+    "Gate",
     "Grpo",
     "Kto",
     "Reward",
@@ -44,12 +46,17 @@ __all__ = [
     "Sampled",
     "Sft",
     "Stage",
+    "Temporal",
     "dump",
     "expanded",
     "for_model",
     "load",
     "shipped",
 ]
+
+
+TAKEN = ("data", "replaced", "base")  # names that are folders of the run's own, or that say something else
+Metric = Literal["accuracy", "macro_f1", "nll"]
 
 
 class Synthetic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -75,6 +82,9 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         "up_proj",
         "down_proj",
     )
+    layers: PositiveInt | None = (
+        None  # that have adapters, the last ones; None: all. Those before need no backward pass
+    )
     dora: bool = False  # the weights' magnitudes apart from their directions
 
 
@@ -84,6 +94,13 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     batch_size: PositiveInt = 32  # messages
     max_messages: PositiveInt | None = None  # of a split, evenly spaced in time; None: all
     validation_messages: PositiveInt = 256  # of the validation split, for the validations while training
+
+
+class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a stage's policy must not be worse in than the best before it, or the run goes on with that one."""
+
+    metric: Metric | None = "accuracy"  # None: whatever a stage gives is kept
+    messages: PositiveInt | None = 1000  # of the validation split, evenly spaced in time; None: all
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,6 +125,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lora: Lora = Lora()
     stages: Annotated[tuple[AnyStage, ...], msgspec.Meta(min_length=1)] = (Sft(),)
     evaluation: Evaluation = Evaluation()
+    gate: Gate = Gate()
+    target_accuracy: Share | None = 0.95  # on the gate's messages; once it is reached, no further stage is trained
     keep_checkpoints: PositiveInt = 2  # the newest ones of a stage, besides its first and its best
     memory: Memory = Memory()
 
@@ -128,9 +147,22 @@ def load(name: str | None, overrides: typing.Sequence[str] = ()) -> Config:
     names = [stage.name for stage in expanded(config.stages)]
     if len(set(names)) != len(names):
         raise ConfigError(f"{where}: two stages have the same name ({', '.join(names)})")
-    if "data" in names:
-        raise ConfigError(f"{where}: no stage can be named data, the folder of the run's tables")
+    if taken := set(names) & set(TAKEN):
+        raise ConfigError(f"{where}: no stage can be named {min(taken)}, which has a meaning of its own")
+    refuse_starts(config.stages, where)
     return config
+
+
+def refuse_starts(stages: typing.Sequence[AnyStage], where: str) -> None:
+    """ConfigError where a stage starts from what is not trained before it."""
+    before: list[str] = []
+    for stage in stages:
+        if stage.starts_from not in (None, "base", *before):
+            raise ConfigError(
+                f"{where}: {stage.name} starts from {stage.starts_from}: no stage before it that trains a policy"
+            )
+        if not isinstance(stage, Reward):
+            before += [each.name for each in expanded([stage])]
 
 
 def expanded(stages: typing.Sequence[AnyStage]) -> tuple[AnyStage, ...]:
@@ -142,7 +174,8 @@ def expanded(stages: typing.Sequence[AnyStage]) -> tuple[AnyStage, ...]:
             continue
         names = [f"{stage.name}-{number + 1}" for number in range(stage.iterations)]
         for name, before in zip(names, [None, *names], strict=False):
-            found.append(msgspec.structs.replace(stage, name=name, iterations=1, follows=before))
+            begins = stage.starts_from if before is None else None
+            found.append(msgspec.structs.replace(stage, name=name, iterations=1, follows=before, starts_from=begins))
     return tuple(found)
 
 

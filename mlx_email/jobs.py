@@ -4,6 +4,7 @@ import dataclasses
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from mlx_email import config as configuration
 from mlx_email.algorithms import Context
-from mlx_email.config import Config, Reward, Rsf, Sampled, Stage
+from mlx_email.config import Config, Reward, Rsf, Sampled, Stage, Temporal
 from mlx_email.errors import ConfigError
 from mlx_email.labels.prepare import FEATURES
 from mlx_email.labels.schema import Row, Split, read_rows
@@ -27,42 +28,47 @@ from mlx_email.rewards import judge as judging
 from mlx_email.rewards.judge import Judge, is_import_path
 from mlx_email.rewards.learned import Learned
 from mlx_email.stages import AnyStage
+from mlx_email.tracking import Tracking
 from mlx_email.train import run as runs
 from mlx_email.train.examples import Writer, examples_of, settled
 from mlx_email.train.loop import derived_seed
 from mlx_email.train.rejection import selection
+from mlx_email.train.resume import identity
 from mlx_email.train.run import DATA
 from mlx_email.train.session import Job
 from mlx_email.train.stage import RECORD, finished, result
 
 
-def job_of(
-    stage: Stage,
-    run: Path,
-    config: Config,
-    base: Base,
-    words: Renderer,
-    parent: str | None,
-    identity: dict[str, Any],
-    bar: StepBar,
-    progress: Progress,
-) -> Job:
-    """What a stage is to do; the base has the adapters that it begins with. What a stage learns from that samples first
-    and trains then, is sampled here."""
-    table = run / DATA / FEATURES
+@dataclass(frozen=True)
+class Run:
+    """A run that this process holds."""
+
+    folder: Path
+    config: Config
+    base: Base  # with adapters
+    words: Renderer
+    progress: Progress
+    tracking: Tracking = field(default_factory=lambda: Tracking({}))
+
+
+def job_of(run: Run, stage: Stage, parent: str | None, bar: StepBar) -> Job:
+    """What a stage is to do; the base has the adapters that it begins with, those of `parent`. What a stage learns from
+    that samples first and trains then, is sampled here."""
+    config, base, words, progress = run.config, run.base, run.words, run.progress
+    table = run.folder / DATA / FEATURES
     held_out = few_rows(table, "validation", config.evaluation.validation_messages)
     adapters = runs.adapt(base, config, stage)
     writer, examples = gather(stage, read_rows(table, "train", body_characters=BODY_CHARACTERS), words, config)
-    context = Context(renderer=words, judge=judge_of(stage, config, run, base))
+    context = Context(renderer=words, judge=judge_of(stage, config, run.folder, base))
     counts = Counter(writer.counts)
     if isinstance(stage, Rsf):
         seed = derived_seed(config.seed, zlib.crc32(stage.name.encode()))
         with progress.sampling(f"sample {stage.name}", len(examples)) as samples:
             sampling = dataclasses.replace(context, rolling=samples.rolling)
-            found = selection(run / stage.name, base.model, examples, stage, sampling, seed, samples.done)
+            found = selection(run.folder / stage.name, base.model, examples, stage, sampling, seed, samples.done)
         examples, counts = found.examples, counts + found.counts
     return Job(
-        run=run,
+        run=run.folder,
         base=base,
         config=config,
         stage=settled(stage, examples, progress.note),
@@ -71,9 +77,10 @@ def job_of(
         examples=examples,
         held_out=gather(stage, held_out, words, config, whole(stage, table, "validation"))[1],
         left_out=dict(counts),
-        identity=identity,
+        identity=identity(base, run.folder / DATA, config),
         on_step=bar.step,
         note=progress.note,
+        on_event=run.tracking.event,
         context=dataclasses.replace(context, rolling=bar.rolling),
     )
 
@@ -108,13 +115,22 @@ def judge_of(stage: Stage, config: Config, run: Path, base: Base) -> Judge | Non
     trained before it."""
 
     def learned() -> Learned:
-        before = config.stages[: config.stages.index(stage)]
-        name = [each.name for each in before if isinstance(each, Reward)][-1]
+        name = rewarded_by(stage, config)
+        if name is None:
+            raise AssertionError("refuse_rewards has seen to it that there is a reward model")
         return Learned(rewarding.load(base, result(run, name)), config.evaluation.batch_size)
 
     if not isinstance(stage, Sampled):
         return None
     return judging.judge(((term.function, term.weight) for term in stage.rewards), learned)
+
+
+def rewarded_by(stage: Stage, config: Config) -> str | None:
+    """The stage whose reward model a stage asks: the last one before it; None where it asks none."""
+    if not isinstance(stage, Sampled) or judging.LEARNED not in {term.function for term in stage.rewards}:
+        return None
+    before = config.stages[: config.stages.index(stage)]
+    return next((each.name for each in reversed(before) if isinstance(each, Reward)), None)
 
 
 def gather(
@@ -126,8 +142,8 @@ def gather(
 
 
 def whole(stage: Stage, table: Path, split: Split) -> list[Row] | None:
-    """All rows of a split, for a stage that says something of two messages; None for others."""
-    if not isinstance(stage, Reward) or not stage.message_pairs:
+    """All rows of a split, for a stage that says something of two messages, or of what came later; None for others."""
+    if not isinstance(stage, Temporal) and not (isinstance(stage, Reward) and stage.message_pairs):
         return None
     return list(read_rows(table, split, body_characters=BODY_CHARACTERS))
 

@@ -16,6 +16,8 @@ class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """What every stage has."""
 
     name: StageName
+    # Another stage's result, kept or not, or `base`: no adapters; None: the best policy so far.
+    starts_from: StageName | None = None
     epochs: PositiveInt = 3
     batch_size: PositiveInt = 4  # examples a micro-batch
     accumulation: PositiveInt = 8  # micro-batches a step
@@ -119,6 +121,25 @@ class Kto(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="kto
             raise ValueError(
                 "KTO compares a step's examples with each other: batch_size * accumulation must be 2 or more"
             )
+
+
+class Temporal(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="temporal"):
+    """What came later as the feedback on what the policy would do; a step a window of an owner's mail, oldest first.
+    The windows are the source's, rate and beta those of its DPO."""
+
+    name: StageName = "temporal"
+    epochs: PositiveInt = 1
+    accumulation: PositiveInt = 1
+    learning_rate: PositiveFloat = 5e-6
+    beta: PositiveFloat = 0.1
+    window_days: PositiveFloat = 30.0
+    lookahead_days: PositiveFloat = 7.0  # after a window; what comes later does not count
+    step_days: PositiveFloat = 7.0  # from one window's beginning to the next
+    window_messages: PositiveInt | None = None  # of a window, drawn; None: all
+
+    def __post_init__(self) -> None:
+        if self.accumulation != 1:
+            raise ValueError("accumulation does nothing here: a window is a step, in as many micro-batches as it takes")
 
 
 FUNCTION = r"^(action|action_cost|format|priority|length|learned|[^:]+:[A-Za-z_]\w*)$"
@@ -254,4 +275,4 @@ SAMPLED_ONLY = {
     "delta": None,
 }
 
-AnyStage = Sft | Reward | Dpo | Kto | Grpo | Rsf
+AnyStage = Sft | Reward | Dpo | Kto | Grpo | Rsf | Temporal

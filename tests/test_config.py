@@ -101,7 +101,13 @@ def test_the_defaults_are_the_source_s_where_it_names_them():
         config.RewardTerm(function=f, weight=w) for f, w in (("learned", 1), ("action", 1), ("format", 0.2))
     )
     online = config.Grpo(rewards=rewards), config.Rsf(rewards=rewards)
-    assert big.stages == (config.Sft(), config.Reward(), online[0], config.Dpo(), config.Kto(), online[1])
+    halved = config.Reward(batch_size=2, accumulation=16)  # the same step, in less memory
+    of_wishes = config.Dpo(), config.Kto(), config.Temporal()
+    assert big.stages == (config.Sft(), halved, online[0], *of_wishes, online[1])
+    temporal = config.Temporal()
+    assert (temporal.window_days, temporal.lookahead_days, temporal.step_days) == (30, 7, 7)
+    assert (temporal.beta, temporal.learning_rate) == (dpo.beta, dpo.learning_rate)
+    assert big.target_accuracy == 0.95
     grpo, rsf = config.Grpo(), config.Rsf()
     assert (grpo.epochs, grpo.batch_size * grpo.accumulation, grpo.learning_rate, grpo.temperature) == (5, 8, 1e-5, 0.8)
     assert (grpo.beta, grpo.epsilon_low, grpo.high, grpo.stop_accuracy) == (0.1, 0.2, 0.2, 0.85)

@@ -62,6 +62,10 @@ def test_the_run_folder_is_complete_and_private(run):
         "sft/adapter_config.json",
         "sft/metrics.json",
         "sft/stage.json",
+        "sft/lineage.json",
+        "sft/gate.json",
+        "sft/validation.csv",
+        "sft/test.csv",
         *(f"sft/step-000000/{name}" for name in ("adapters.safetensors", *CHECKPOINT)),
         *(f"sft/step-000012/{name}" for name in ("adapters.safetensors", "optimizer.safetensors", *CHECKPOINT)),
     }

@@ -7,17 +7,24 @@ import numpy as np
 import pytest
 import small
 
-from mlx_email import jobs, pipeline
+from mlx_email import jobs, measure, pipeline
 from mlx_email.cli import main
 from mlx_email.labels.schema import read_rows
 from mlx_email.model import load as loading
 from mlx_email.model import reward
 from mlx_email.train import events
+from mlx_email.train import run as runs
 
 SHORT = "max_steps: 3, batch_size: 4, accumulation: 1, log_every: 1, learning_rate: 1.0e-3"
-NAMES = ("sft", "reward", "dpo", "kto")
+NAMES = ("sft", "reward", "dpo", "kto", "temporal")
 STAGES = f"stages=[{', '.join(f'{{algorithm: {name}, {SHORT}}}' for name in NAMES)}]"
-SETTINGS = [STAGES, "evaluation.max_messages=30", "evaluation.validation_messages=8", "lora.dropout=0.1"]
+SETTINGS = [
+    STAGES,
+    "gate.metric=null",
+    "evaluation.max_messages=30",
+    "evaluation.validation_messages=8",
+    "lora.dropout=0.1",
+]
 
 
 def train(table: Path, run: Path, *more: str) -> list[str]:
@@ -45,12 +52,12 @@ def read(file: Path) -> dict:
 
 def test_each_stage_goes_on_from_the_last_policy(run):
     parents = {name: read(run / name / "stage.json")["parent"] for name in NAMES}
-    assert parents == {"sft": None, "reward": "sft", "dpo": "sft", "kto": "dpo"}
-    for child, parent in (("reward", "sft"), ("dpo", "sft"), ("kto", "dpo")):
+    assert parents == {"sft": None, "reward": "sft", "dpo": "sft", "kto": "dpo", "temporal": "kto"}
+    for child, parent in (("reward", "sft"), ("dpo", "sft"), ("kto", "dpo"), ("temporal", "kto")):
         began = (run / child / "step-000000/adapters.safetensors").read_bytes()
         assert began == (run / parent / "adapters.safetensors").read_bytes(), child
         assert began != (run / child / "adapters.safetensors").read_bytes(), child
-    assert read(run / "metrics.json")["final"] == "kto"
+    assert read(run / "metrics.json")["final"] == "temporal"
 
 
 def test_dropout_is_for_sft_only(run):
@@ -61,6 +68,7 @@ def test_dropout_is_for_sft_only(run):
 def test_policies_begin_at_their_reference(run):
     first = {event["stage"]: event for event in events.read(run) if event["event"] == "step" and event["step"] == 1}
     assert first["dpo"]["loss"] == pytest.approx(np.log(2), abs=1e-5)
+    assert first["temporal"]["loss"] == pytest.approx(np.log(2), abs=1e-5)
     assert first["kto"]["rewards/desirable"] == pytest.approx(0, abs=1e-5)
     begun = [event for event in events.read(run) if event["event"] == "begin"]
     assert [event["stage"] for event in begun] == list(NAMES)
@@ -75,17 +83,17 @@ def test_the_reward_model_is_measured_and_loads_back(run, folder):
     base = loading.load("tiny")
     model = reward.load(base, run / "reward")
     rows = list(read_rows(folder / "table/features.parquet", "test"))
-    config = pipeline.runs.open_run(run)
+    config = runs.open_run(run)
     words = pipeline.renderer(base.tokenizer, history=config.sender_history)
-    again = pipeline.evaluate_reward(model, words, config.stages[1], config, jobs.spread(rows, 30), rows)
+    again = measure.evaluate_reward(model, words, config.stages[1], config, jobs.spread(rows, 30), rows)
     assert again == measured
 
 
 def test_the_policy_of_the_last_stage_is_what_the_commands_use(run, capsys, tmp_path):
     assert main(["evaluate", str(run), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)[0]
-    assert found["stage"] == "kto"
-    assert found["accuracy"] == read(run / "kto/metrics.json")["accuracy"]
+    assert found["stage"] == "temporal"
+    assert found["accuracy"] == read(run / "temporal/metrics.json")["accuracy"]
 
 
 def test_the_table_names_every_stage(run, capsys):
@@ -93,7 +101,7 @@ def test_the_table_names_every_stage(run, capsys):
     said = capsys.readouterr().out
     assert "accuracy on 30 messages" in said and "pairs in the right order" in said
     listed = [line.split()[0] for line in said.splitlines() if line.startswith("  ")]
-    assert listed[2:6] == list(NAMES)
+    assert listed[2:7] == list(NAMES)
 
 
 def killed_at(monkeypatch, stage: str, step: int) -> None:
@@ -111,7 +119,7 @@ def killed_at(monkeypatch, stage: str, step: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["reward", "dpo", "kto"])
+@pytest.mark.parametrize("stage", ["reward", "dpo", "kto", "temporal"])
 def test_killed_in_any_stage_the_run_ends_the_same(stage, folder, run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         killed_at(patch, stage, 2)

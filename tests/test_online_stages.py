@@ -24,7 +24,7 @@ STAGES = ", ".join(
     ]
 )
 NAMES = ["sft", "reward", "grpo", "exact", "rsf-1", "rsf-2"]
-SETTINGS = ["evaluation.max_messages=20", "evaluation.validation_messages=6", "lora.rank=4"]
+SETTINGS = ["gate.metric=null", "evaluation.max_messages=20", "evaluation.validation_messages=6", "lora.rank=4"]
 
 
 def train(table: Path, run: Path, stages: str = STAGES) -> list[str]:

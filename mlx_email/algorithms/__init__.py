@@ -8,6 +8,7 @@ from mlx_email.algorithms.record import Algorithm, Context
 from mlx_email.algorithms.reward import REWARD
 from mlx_email.algorithms.rsf import RSF
 from mlx_email.algorithms.sft import SFT
+from mlx_email.algorithms.temporal import TEMPORAL
 from mlx_email.config import Grpo, Stage
 
 # By the `algorithm` of a stage's settings.
@@ -18,6 +19,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "kto": KTO,
     "grpo": GRPO,
     "rsf": RSF,
+    "temporal": TEMPORAL,
 }
 
 

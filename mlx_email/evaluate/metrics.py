@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from mlx_email.config import Metric
 from mlx_email.labels.schema import ACTIONS, Row, predicted_action
 
 
@@ -48,6 +49,59 @@ def interval(right: np.ndarray, *, resamples: int = 2000, seed: int = 0) -> tupl
     Each resample of a 0/1 column has a binomial number of ones, so it is drawn directly.
     """
     drawn = np.random.default_rng(seed).binomial(len(right), right.mean(), resamples) / len(right)
+    return _interval(drawn)
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: in bins of equal width over the confidence, the distance of mean confidence and share
+    right, weighted by messages (Guo et al. 2017, arXiv 1706.04599, eq. 3).
+
+    >>> calibration_error(np.array([0.75, 0.75, 0.75, 0.75]), np.array([True, True, True, False]))
+    0.0
+    """
+    place = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = [abs(confidence[place == number].sum() - right[place == number].sum()) for number in range(bins)]
+    return float(round(sum(gaps) / max(len(right), 1), 12))
+
+
+def change(
+    target: np.ndarray, before: np.ndarray, after: np.ndarray, metric: Metric, *, resamples: int = 2000, seed: int = 0
+) -> tuple[float, float, float]:
+    """How much better one policy's probabilities (N, 5) are than another's of the same messages: (change, low, high),
+    the latter two its 95% percentile bootstrap interval over messages. Better is positive, of nll too.
+
+    Paired: both sides of a resample are of the same messages, so what is hard for both does not widen the interval.
+    """
+    if metric == "nll":
+        rows = np.arange(len(target))
+        gained = np.log(np.maximum(after[rows, target], 1e-300)) - np.log(np.maximum(before[rows, target], 1e-300))
+        rng = np.random.default_rng(seed)
+        drawn = np.array([gained[rng.integers(0, len(gained), len(gained))].mean() for _ in range(resamples)])
+        return float(gained.mean()), *_interval(drawn)
+    # All that counts of a message is which of 5 x 5 x 5 (right, before, after) it is; resamples are counts of these.
+    kinds = len(ACTIONS)
+    place = (target * kinds + before.argmax(axis=1)) * kinds + after.argmax(axis=1)
+    counts = np.bincount(place, minlength=kinds**3)
+    drawn_counts = np.random.default_rng(seed).multinomial(len(target), counts / len(target), resamples)
+
+    def gained_in(cubes: np.ndarray) -> np.ndarray:
+        was, now = cubes.sum(axis=3), cubes.sum(axis=2)  # confusion counts (R, 5, 5)
+        return _of_counts(now, metric) - _of_counts(was, metric)
+
+    shape = (-1, kinds, kinds, kinds)
+    return float(gained_in(counts.reshape(shape))[0]), *_interval(gained_in(drawn_counts.reshape(shape)))
+
+
+def _of_counts(counts: np.ndarray, metric: Metric) -> np.ndarray:
+    """Accuracy or macro-F1 of confusion counts (R, 5, 5), (R,)."""
+    right = np.diagonal(counts, axis1=1, axis2=2).astype(float)
+    if metric == "accuracy":
+        return right.sum(axis=1) / np.maximum(counts.sum(axis=(1, 2)), 1)
+    named = counts.sum(axis=1) + counts.sum(axis=2)
+    return (2 * right / np.maximum(named, 1)).sum(axis=1) / np.maximum((named > 0).sum(axis=1), 1)
+
+
+def _interval(drawn: np.ndarray) -> tuple[float, float]:
     low, high = np.percentile(drawn, [2.5, 97.5])
     return float(low), float(high)
 
@@ -67,6 +121,7 @@ def summary(rows: Sequence[Row], probabilities: np.ndarray) -> dict[str, Any]:
         "f1": dict(zip(ACTIONS, f1(counts).tolist(), strict=True)),
         "confusion": counts.tolist(),
         "confidence": float(probabilities.max(axis=1).mean()),
+        "calibration_error": calibration_error(probabilities.max(axis=1), target == predicted),
         "subsets": subsets(rows, target, predicted),
     }
 

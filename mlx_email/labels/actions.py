@@ -24,6 +24,7 @@ class Outcome(msgspec.Struct, frozen=True):
     replied_at: datetime | None = None  # the first reply's time; None also where that is not known (only a flag)
     response_hours: float | None = None  # received -> replied, hours, >= 0; None unless a reply was found
     forwarded_at: datetime | None = None  # the first forward's time, whatever else was done
+    forward_hours: float | None = None  # received -> forwarded, hours, >= 0; None where that time is not known
     trashed: bool = False  # whether it ended in the trash, whatever else was done; when, no mailbox says
 
 
@@ -42,14 +43,20 @@ def find_actions(mails: Sequence[Mail], owner: Identity, body_of: BodyOf = body_
 def _outcome(mail: Mail, index: int, answers: Answers) -> Outcome:
     trashed = is_trashed(mail)
     replied_at, forwarded_at = answers.replied.get(index), answers.forwarded.get(index)
+    forwarded = forwarded_at, _hours(mail, forwarded_at)
     if replied_at is not None:
-        waited = (replied_at - sent_at(mail.message)).total_seconds() / 3600
-        return Outcome("replied", replied_at, max(0.0, waited), forwarded_at, trashed)
+        return Outcome("replied", replied_at, _hours(mail, replied_at), *forwarded, trashed)
     if index in answers.replied or "answered" in mail.marks:
-        return Outcome("replied", None, None, forwarded_at, trashed)
+        return Outcome("replied", None, None, *forwarded, trashed)
     if index in answers.forwarded or "forwarded" in mail.marks:
-        return Outcome("forwarded", None, None, forwarded_at, trashed)
+        return Outcome("forwarded", None, None, *forwarded, trashed)
     return Outcome("deleted" if trashed else "archived", trashed=trashed)
+
+
+def _hours(mail: Mail, answered: datetime | None) -> float | None:
+    if answered is None:
+        return None
+    return max(0.0, (answered - sent_at(mail.message)).total_seconds() / 3600)
 
 
 def is_trashed(mail: Mail) -> bool:

@@ -138,6 +138,7 @@ def _label_columns(mail: Mail, labels: Labels) -> dict[str, Any]:
     return feature_columns(mail.digest.features, labels.standing) | {
         "action": outcome.action,
         "response_time_hours": outcome.response_hours,
+        "forward_time_hours": outcome.forward_hours,
         "priority_target": priority_target(outcome, flagged="flagged" in mail.marks),
         "label_quality": labels.quality,
         "split": labels.split,

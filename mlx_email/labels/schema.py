@@ -50,6 +50,7 @@ COLUMNS = pa.schema(
         pa.field("history_response_hours", pa.float32()),
         pa.field("action", pa.string()),
         pa.field("response_time_hours", pa.float32()),
+        pa.field("forward_time_hours", pa.float32()),
         pa.field("priority_target", pa.float32()),
         pa.field("label_quality", pa.string()),
         pa.field("split", pa.string()),
@@ -86,6 +87,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, rename={"sender": "from"}):
     history_response_hours: float | None = None  # median over the answered ones
     action: Observed = "archived"
     response_time_hours: float | None = None  # received -> owner's reply; None unless replied
+    forward_time_hours: float | None = None  # received -> owner's first forward; None where there is none, or no time
     priority_target: float = 0.5  # 0..1, a label made from the outcome: never in a prompt
     label_quality: str = "good"
     split: Split = "train"

@@ -21,6 +21,8 @@ class Example:
     # What an algorithm wants to know besides, such as {"desirable": 1.0}: the same names and shapes in all examples.
     numbers: Mapping[str, float | Sequence[float]] = field(default_factory=dict)
     about: Any = None  # whatever else its algorithm's `prepare` wants to know
+    # The step that takes it, from 0, where steps are not drawn: all examples have one then, and none is left out.
+    turn: int | None = None
 
 
 def example(
@@ -29,10 +31,11 @@ def example(
     *completions: Sequence[int],
     numbers: Mapping[str, float | Sequence[float]] | None = None,
     about: Any = None,
+    turn: int | None = None,
 ) -> Example:
     """An example from lists of token ids."""
     ids = tuple(np.array(ids, np.int32) for ids in completions)
-    return Example(identity, np.array(prompt, np.int32), ids, numbers=numbers or {}, about=about)
+    return Example(identity, np.array(prompt, np.int32), ids, numbers=numbers or {}, about=about, turn=turn)
 
 
 @dataclass(frozen=True)

@@ -40,10 +40,13 @@ class Lora:
     dropout: float
     targets: tuple[str, ...]  # names of projections, such as q_proj
     dora: bool = False
+    layers: int | None = None  # that have adapters, the last ones; None: all
 
 
 def apply(model: nn.Module, lora: Lora, seed: int) -> None:
-    """Freeze the model and put fresh adapters on every layer's target projections; A random by `seed`, B zero.
+    """Freeze the model and put fresh adapters on its layers' target projections; A random by `seed`, B zero.
+
+    Layers before the first that has some need no backward pass.
 
     A model that has adapters keeps them, with this `lora`'s dropout: a later stage starts from the one before it.
     Raises ModelError naming the targets that no layer of the model has, or in what the adapters it has differ.
@@ -55,6 +58,8 @@ def apply(model: nn.Module, lora: Lora, seed: int) -> None:
     projections = [found for layer in model.layers for found in layer.named_modules() if _adaptable(found[1])]
     names = {path for path, _ in projections}
     keys = sorted(path for path in names if path.rsplit(".", 1)[-1] in lora.targets)
+    if (lora.layers or 0) > len(model.layers):
+        raise ModelError(f"lora.layers={lora.layers}: this model has {len(model.layers)} layers")
     missing = set(lora.targets) - {key.rsplit(".", 1)[-1] for key in keys}
     if missing:
         known = sorted({path.rsplit(".", 1)[-1] for path in names})
@@ -65,7 +70,7 @@ def apply(model: nn.Module, lora: Lora, seed: int) -> None:
         raise ModelError("lora.dora: not on a base of 3, 5 or 6 bits; take one of 4 or 8 bits, or dora=false")
     mx.random.seed(seed)
     model.freeze()
-    linear_to_lora_layers(model, len(model.layers), _parameters(lora, keys), use_dora=lora.dora)
+    linear_to_lora_layers(model, lora.layers or len(model.layers), _parameters(lora, keys), use_dora=lora.dora)
     _set_dropout(model, lora.dropout)
 
 
@@ -142,7 +147,7 @@ def save(folder: Path, model: nn.Module, lora: Lora, base: str) -> None:
     yet: the file is not written in one step."""
     config = {
         "fine_tune_type": KINDS[lora.dora],
-        "num_layers": len(model.layers),
+        "num_layers": lora.layers or len(model.layers),
         "lora_parameters": _parameters(lora, sorted({path for path, _ in _adapters(model)})),
         "model": base,
     }

@@ -26,6 +26,8 @@ class Plan:
     buckets: tuple[tuple[int, ...], ...]
     widths: tuple[tuple[int, int], ...]  # of each bucket's prompts and completions
     batch_size: int
+    # Where examples say which step takes them: the steps, each its micro-batches as (bucket, indices).
+    turns: tuple[tuple[tuple[int, tuple[int, ...]], ...], ...] = ()
 
     @property
     def batches(self) -> int:
@@ -54,7 +56,31 @@ def plan(examples: Sequence[Example], batch_size: int) -> Plan:
         other = max(sizes[index][not side] for index in members)
         ends = [int(lengths[stop - 1]) for stop in borders[1:]]
         widths += [(other, end) if side else (end, other) for end in ends]
-    return Plan(tuple(buckets), tuple(widths), batch_size)
+    turns = _turns([each.turn for each in examples], buckets, batch_size)
+    return Plan(tuple(buckets), tuple(widths), batch_size, turns)
+
+
+def _turns(
+    given: Sequence[int | None], buckets: Sequence[tuple[int, ...]], batch_size: int
+) -> tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]:
+    """The steps of examples that have a turn: each turn's, cut by bucket."""
+    if not given or given[0] is None:
+        return ()
+    steps: dict[int, dict[int, list[int]]] = {}
+    for number, bucket in enumerate(buckets):
+        for index in bucket:
+            turn = given[index]
+            if turn is None:
+                raise AssertionError("either all examples have a turn, or none has")
+            steps.setdefault(turn, {}).setdefault(number, []).append(index)
+    return tuple(
+        tuple(
+            (number, tuple(members[start : start + batch_size]))
+            for number, members in sorted(steps[turn].items())
+            for start in range(0, len(members), batch_size)
+        )
+        for turn in sorted(steps)
+    )
 
 
 def _places(lengths: np.ndarray) -> np.ndarray:
@@ -106,7 +132,8 @@ def steps(
     examples: Sequence[Example], plan: Plan, accumulation: int, seed: int, *, start: int = 0
 ) -> Iterator[list[Batch]]:
     """Optimiser steps for ever, epoch after epoch, from after step number `start` on: each a list of at most
-    `accumulation` micro-batches. An epoch's last step may have fewer; no step takes from two epochs."""
+    `accumulation` micro-batches. An epoch's last step may have fewer; no step takes from two epochs. Where examples
+    have a turn, a step is all of one turn, and the turns keep their order."""
     for step in order_of(plan, accumulation, seed, start=start):
         yield [
             collate([examples[i] for i in indices], plan.batch_size, *plan.widths[bucket]) for bucket, indices in step
@@ -118,6 +145,8 @@ def order_of(
 ) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
     """The micro-batches of `steps` as (bucket, indices)."""
     an_epoch = steps_per_epoch(plan, accumulation)
+    if plan.turns:
+        yield from (list(plan.turns[number % an_epoch]) for number in itertools.count(start))
     for epoch in itertools.count(start // an_epoch):
         done = start % an_epoch if epoch == start // an_epoch else 0
         order = epoch_order(plan, seed, epoch)
@@ -142,4 +171,4 @@ def once(examples: Sequence[Example], plan: Plan) -> Iterator[Batch]:
 
 def steps_per_epoch(plan: Plan, accumulation: int) -> int:
     """Optimiser steps an epoch."""
-    return -(-plan.batches // accumulation)
+    return len(plan.turns) or -(-plan.batches // accumulation)

@@ -7,17 +7,19 @@ import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from itertools import groupby
 from random import Random
 
 import msgspec
 import numpy as np
 
-from mlx_email.config import Dpo, Kto, Reward, Sampled, Sft, Stage
+from mlx_email.config import Dpo, Kto, Reward, Sampled, Sft, Stage, Temporal
 from mlx_email.errors import DataError
 from mlx_email.labels.examples.augment import augmented
 from mlx_email.labels.examples.contrasts import contrasts
 from mlx_email.labels.examples.doubt import SETTLED
+from mlx_email.labels.examples.feedback import each_alone, reviews
 from mlx_email.labels.examples.margins import margin
 from mlx_email.labels.examples.order import stream
 from mlx_email.labels.examples.pairs import pairs
@@ -33,6 +35,7 @@ CUT = "prompts cut in the middle of the body"
 EQUAL = "pairs with equal completions left out"
 EMPTY = "empty completions left out"
 DOUBTFUL = "messages whose label is in doubt left out"
+CENSORED = "messages left out whose outcome could not be known by the end of their window's lookahead"
 
 
 Priorities = dict[tuple[str, Action], list[float]]  # of an owner's messages on which an action was taken
@@ -110,6 +113,8 @@ def examples_of(
     rows = list(rows)
     if isinstance(stage, Sampled):
         return list(cases(rows, writer))
+    if isinstance(stage, Temporal):
+        return list(of_windows(stage, rows, writer) if within is None else looked_back_at(stage, rows, writer, within))
     if isinstance(stage, Reward):
         pairs = of_two_messages(rows if within is None else within, writer, round(stage.message_pairs * len(rows)))
         return writer.kept([*comparisons(stage, rows, writer), *pairs])
@@ -164,6 +169,30 @@ def cases(rows: Sequence[Row], writer: Writer) -> Iterable[Example]:
         ]
         case = Case(row, tuple(np.array(ids, np.int32) for ids in answers))
         yield example(row.message_id, writer.prompt(row), *lines, about=case)
+
+
+def of_windows(stage: Temporal, rows: Sequence[Row], writer: Writer) -> Iterable[Example]:
+    """Each window's messages, or as many of them as are asked for, with the five actions' lines as their completions
+    and the feedback on what was done; a turn a window. A message is in every window that it lies in."""
+    lines = [writer.renderer.actions[action] for action in ACTIONS]
+    days = {"length": stage.window_days, "lookahead": stage.lookahead_days, "step": stage.step_days}
+    turn = 0
+    for review in reviews(rows, **{name: timedelta(days=count) for name, count in days.items()}):
+        if review.censored:
+            writer.counts[CENSORED] += review.censored
+        count = len(review.found) if stage.window_messages is None else min(stage.window_messages, len(review.found))
+        drawn = stream(writer.seed, "window", review.user, review.start.isoformat())
+        for index in sorted(drawn.sample(range(len(review.found)), count)):
+            row = review.found[index].row
+            yield example(row.message_id, writer.prompt(row), *lines, about=review.found[index], turn=turn)
+        turn += bool(count)
+
+
+def looked_back_at(stage: Temporal, rows: Sequence[Row], writer: Writer, within: Sequence[Row]) -> Iterable[Example]:
+    """The same of single messages, for a validation: a split of a few weeks has no window with a lookahead in it."""
+    lines = [writer.renderer.actions[action] for action in ACTIONS]
+    for found in each_alone(rows, within, timedelta(days=stage.lookahead_days)):
+        yield example(found.row.message_id, writer.prompt(found.row), *lines, about=found)
 
 
 def comparisons(stage: Reward, rows: Sequence[Row], writer: Writer) -> Iterable[Example]:

@@ -24,6 +24,7 @@ MAY_CHANGE = (
     ("gradient_checkpointing",),
     ("keep_checkpoints",),
     ("memory",),
+    ("target_accuracy",),
     *(
         ("stages", "*", name)
         for name in ("epochs", "max_steps", "log_every", "save_every", "validate_every", "patience", "samples_every")
@@ -60,21 +61,28 @@ def fingerprints(base: Base, data: Path) -> dict[str, str]:
     return {"model": str(base.folder), "base": source.fingerprint(base.folder), "data": files.sha256(data / FEATURES)}
 
 
-def refuse_changes(then: dict[str, Any], now: dict[str, Any], run: Path) -> list[str]:
-    """Compare two identities of a run. Gives what differs in the environment, where the same result is only likely.
+def refuse_changes(then: dict[str, Any], now: dict[str, Any], run: Path, stage: str | None) -> list[str]:
+    """Compare two identities of a run; of its stages' settings only those of `stage`, None: of none. Gives what differs
+    in the environment, where the same result is only likely.
 
     Raises ConfigError naming the setting, ModelError or DataError where something else is trained than before.
     """
-    refuse_settings(then["settings"], now["settings"], run)
+    refuse_settings(_of_stage(then["settings"], stage), _of_stage(now["settings"], stage), run)
     refuse_others(then, now, run)
-    changed = _differences(then["environment"], now["environment"], ())
+    changed = differences(then["environment"], now["environment"])
     return [f"{'.'.join(path)} was {was}, is {is_now}" for path, was, is_now in changed]
+
+
+def _of_stage(settings: dict[str, Any], stage: str | None) -> dict[str, Any]:
+    """Without the other stages, and without what decides which of them there are."""
+    held = {name: value for name, value in settings.items() if name != "gate"}
+    return {**held, "stages": [each for each in settings["stages"] if each["name"] == stage]}
 
 
 def refuse_settings(then: dict[str, Any], now: dict[str, Any], run: Path) -> None:
     """ConfigError naming a setting that a run may not change; both are configurations as plain values."""
-    for path, was, is_now in _differences(then, now, ()):
-        if not any(_matches(path, allowed) for allowed in MAY_CHANGE):
+    for path, was, is_now in differences(then, now):
+        if not may_change(path):
             raise ConfigError(f"{run}: {'.'.join(path)} was {was!r} and is {is_now!r}: a run goes on as it was begun")
 
 
@@ -86,16 +94,20 @@ def refuse_others(then: dict[str, Any], now: dict[str, Any], run: Path) -> None:
         raise DataError(f"{run}: data/{FEATURES} is not the table it was begun with")
 
 
-def _matches(path: tuple[str, ...], allowed: tuple[str, ...]) -> bool:
-    return len(path) >= len(allowed) and all(a in ("*", p) for p, a in zip(path, allowed, strict=False))
+def may_change(path: tuple[str, ...]) -> bool:
+    """Whether a setting may change between two sessions; its path in the configuration, stages by their name."""
+    return any(
+        len(path) >= len(allowed) and all(a in ("*", p) for p, a in zip(path, allowed, strict=False))
+        for allowed in MAY_CHANGE
+    )
 
 
-def _differences(a: Any, b: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
+def differences(a: Any, b: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any, Any]]:
     """The leaves where two trees of plain values differ, by path; stages go by their name."""
     if isinstance(a, list | tuple) and isinstance(b, list | tuple) and all(isinstance(x, dict) for x in (*a, *b)):
         a, b = ({str(x.get("name", i)): x for i, x in enumerate(tree)} for tree in (a, b))
     if isinstance(a, dict) and isinstance(b, dict):
         for key in sorted(a.keys() | b.keys()):
-            yield from _differences(a.get(key), b.get(key), (*path, key))
+            yield from differences(a.get(key), b.get(key), (*path, key))
     elif (list(a) if isinstance(a, tuple) else a) != (list(b) if isinstance(b, tuple) else b):
         yield path, a, b

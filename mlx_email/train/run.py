@@ -16,7 +16,7 @@ from mlx_email import config as configuration
 from mlx_email.algorithms import ALGORITHMS
 from mlx_email.config import Config, Sft, Stage
 from mlx_email.errors import MlxEmailError, UserError
-from mlx_email.model import lora
+from mlx_email.model import lora, source
 from mlx_email.model.load import Base
 from mlx_email.train.loop import derived_seed
 from mlx_email.train.session import tag
@@ -36,7 +36,9 @@ def open_run(run: Path) -> Config:
 
 
 def last_policy(run: Path, config: Config) -> Path:
-    """The folder of the last stage that has a policy as its result; UserError where none has."""
+    """The folder of the policy with which the run ends, or has come to so far; UserError where there is none."""
+    if (run / METRICS).is_file() and (name := source.read_object(run / METRICS).get("final")) is not None:
+        return result(run, name)
     for stage in reversed(config.stages):
         if trains_policy(stage) and finished(run, stage.name):
             return result(run, stage.name)
@@ -55,7 +57,7 @@ def adapt(base: Base, config: Config, stage: Stage | None = None) -> lora.Lora:
     other stages compare the policy with itself. ModelError where they do not fit the base."""
     wanted = config.lora
     dropout = wanted.dropout if isinstance(stage, Sft) else 0.0
-    adapters = lora.Lora(wanted.rank, wanted.alpha, dropout, wanted.targets, wanted.dora)
+    adapters = lora.Lora(wanted.rank, wanted.alpha, dropout, wanted.targets, wanted.dora, wanted.layers)
     lora.apply(base.model, adapters, derived_seed(config.seed, 0))
     return adapters
 

@@ -36,6 +36,7 @@ class Job:
     identity: dict[str, Any]  # what its checkpoints belong to (`resume.identity`)
     on_step: Callable[[StepResult, int], object]  # (result, steps in all)
     note: Callable[[str], object]  # a line that the user should see
+    on_event: Callable[[dict[str, Any]], object] = lambda event: None  # noqa: ARG005 - told what events.jsonl is
     left_out: Mapping[str, int] = field(default_factory=dict)  # what was cut, left out or kept of the examples, counted
     context: Context = field(default_factory=Context)  # what the algorithm may use; the stage adds the reference
 
@@ -175,7 +176,9 @@ class Session:
         self.saved = self.standing.step
 
     def append(self, event: dict[str, Any]) -> None:
-        events.append(self.job.run, {**event, "stage": self.job.stage.name})
+        told = {**event, "stage": self.job.stage.name}
+        events.append(self.job.run, told)
+        self.job.on_event(told)
 
     def record(self) -> dict[str, Any]:
         """What stage.json says."""

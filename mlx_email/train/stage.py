@@ -161,10 +161,11 @@ def _begin(job: Job, optimizer: optim.Optimizer) -> Standing:
 
 def _refuse_changes(job: Job, found: checkpoint.Checkpoint | None) -> None:
     """Refuse to go on with something else than was begun: in this stage, or where it has not begun, in its parent."""
+    stage = None if found is None else job.stage.name
     if found is None and job.parent is not None:
         found = checkpoint.newest(job.run / job.parent, job.note)
     if found is not None:
-        for change in resume.refuse_changes(found.state["identity"], job.identity, job.run):
+        for change in resume.refuse_changes(found.state["identity"], job.identity, job.run, stage):
             job.note(f"warning: the run was begun elsewhere ({change}): the result may differ in its last digits")
 
 

@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from mlx_email.evaluate import baselines, metrics
@@ -96,3 +98,47 @@ def test_baselines_learn_from_training_mail_only():
     later = rows(*[("ann", "replied", 1.0)] * 4, ("bob", "replied", 1.0), ("eve", "replied", 1.0))
     assert baselines.majority(known, later).tolist() == [DELETE] * 6
     assert baselines.majority_per_owner(known, later).tolist() == [ARCHIVE] * 4 + [DELETE, DELETE]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(30, 120), st.sampled_from(["accuracy", "macro_f1", "nll"]))
+@settings(max_examples=15)
+def test_a_change_is_the_difference_and_its_interval_a_bootstrap_over_messages(seed, count, metric):
+    rng = np.random.default_rng(seed)
+    target = rng.integers(0, 5, count)
+    before, after = (rng.dirichlet(np.ones(5), count) for _ in range(2))
+
+    def of(rows, probabilities):
+        said = probabilities[rows]
+        if metric == "accuracy":
+            return metrics.accuracy(target[rows], said.argmax(axis=1))
+        if metric == "macro_f1":
+            return metrics.macro_f1(target[rows], said.argmax(axis=1))
+        return np.log(said[np.arange(len(rows)), target[rows]]).mean()
+
+    everything = np.arange(count)
+    gained, low, high = metrics.change(target, before, after, metric)
+    assert gained == pytest.approx(of(everything, after) - of(everything, before))
+    drawn = [rng.integers(0, count, count) for _ in range(1000)]
+    expected = np.percentile([of(rows, after) - of(rows, before) for rows in drawn], [2.5, 97.5])
+    assert np.abs(np.array([low, high]) - expected).max() < 0.25 * (high - low)
+    assert metrics.change(target, after, before, metric)[0] == pytest.approx(-gained)
+
+
+def test_an_unpaired_interval_would_be_wider():
+    """The planted fault: two policies that err on the same messages, and one of them on a few more."""
+    target = np.zeros(400, int)
+    before, after = np.full((400, 5), 0.1), np.full((400, 5), 0.1)
+    before[:200, 0] = after[:190, 0] = 0.6
+    before[200:, 1] = after[190:, 1] = 0.6
+    _, low, high = metrics.change(target, before, after, "accuracy")
+    alone = metrics.interval(np.arange(400) < 190)
+    assert high < 0 and high - low < 0.5 * (alone[1] - alone[0])
+
+
+def test_calibration_error_is_the_distance_from_the_diagonal():
+    rng = np.random.default_rng(0)
+    confidence = rng.random(20_000)
+    honest = rng.random(20_000) < confidence
+    assert metrics.calibration_error(confidence, honest) < 0.02
+    assert metrics.calibration_error(confidence, np.ones(20_000, bool)) == pytest.approx(0.5, abs=0.02)
+    assert metrics.calibration_error(np.ones(4), np.array([True, False, False, False])) == 0.75

@@ -179,7 +179,15 @@ TWO = Config(
 
 
 def both(run) -> dict:
-    said = ("config.yaml", "metrics.json", "a/metrics.json", "b/metrics.json")
+    said = (
+        "config.yaml",
+        "metrics.json",
+        "a/metrics.json",
+        "b/metrics.json",
+        "a/gate.json",
+        "b/gate.json",
+        "b/lineage.json",
+    )
     return {name: small.outcome(run, name) for name in "ab"} | {name: (run / name).read_text() for name in said}
 
 
@@ -224,7 +232,10 @@ PLACES = {
     ),
     "between a last checkpoint and the result": (stage, "_finish", lambda job, _: job.stage.name == "a"),
     "between the adapters and stage.json": (files, "write_json", writes("a", "stage.json")),
-    "between stage.json and the measuring": (pipeline, "evaluate", lambda policy, *_: policy.stage == "a"),
+    "between stage.json and the validation": (pipeline, "predict", lambda policy, *_: policy.stage == "a"),
+    "between the validation and the verdict": (files, "write_json", writes("a", "gate.json")),
+    "before the second stage's lineage": (files, "write_json", writes("b", "lineage.json")),
+    "before the test": (pipeline, "predict", lambda policy, rows, _: (policy.stage, rows[0].split) == ("b", "test")),
     "between the measuring and a stage's metrics.json": (files, "write_json", writes("b", "metrics.json")),
     "before the run's metrics.json": (files, "write_json", writes("run", "metrics.json")),
 }

@@ -145,7 +145,7 @@ def test_an_interrupt_while_it_is_measured(table, little, whole_run, tmp_path, m
     """Outside of the training there is nothing to save: it stops at once, and goes on with the measuring."""
     run = tmp_path / "run"
     with monkeypatch.context() as interrupting:
-        interrupting.setattr(pipeline, "evaluate", lambda *_: signal.raise_signal(signal.SIGINT))
+        interrupting.setattr(pipeline, "predict", lambda *_: signal.raise_signal(signal.SIGINT))
         assert main(small.command(table, little, run)) == 130
     assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted"
     assert stage.finished(run, "sft") and not (run / "sft/metrics.json").exists()

@@ -21,7 +21,15 @@ from mlx_email.mail.message import Message
 from mlx_email.model.wording import prompt_text
 
 # Made from the outcome, so from what comes later; all other columns are not.
-OUTCOME_COLUMNS = {"action", "response_time_hours", "priority_target", "label_quality", "split", "straddles"}
+OUTCOME_COLUMNS = {
+    "action",
+    "response_time_hours",
+    "forward_time_hours",
+    "priority_target",
+    "label_quality",
+    "split",
+    "straddles",
+}
 
 
 def message(body: str, **fields) -> Message:

@@ -214,3 +214,25 @@ def test_dora_s_adapters_are_never_idle(small):
     model = small.build("llama", dora=True)
     arrays = Frozen.of(model).arrays
     assert not Frozen({n: 0 * a if n.endswith("lora_b") else a for n, a in arrays.items()}).idle
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_adapters_on_the_last_layers_only(dora, small, tmp_path):
+    """The layers before have none, and the file says so as mlx-lm reads it."""
+    last = lora.Lora(4, 8.0, 0.0, TARGETS, dora, layers=1)
+    model = small.bare("llama")
+    lora.apply(model, last, seed=3)
+    assert {name.split(".")[2] for name in lora.adapter_arrays(model)} == {str(len(model.layers) - 1)}
+    assert lora.adapter_arrays(changed(model)).keys() == dict(tree_flatten(model.trainable_parameters())).keys()
+    lora.save(tmp_path, model, last, "llama")
+    assert json.loads((tmp_path / lora.ADAPTER_CONFIG).read_text())["num_layers"] == 1
+    ours, theirs = small.bare("llama"), small.bare("llama")
+    lora.load(ours, tmp_path)
+    load_adapters(theirs, str(tmp_path))
+    for loaded in (ours, theirs.eval() or theirs):
+        np.testing.assert_allclose(loaded(IDS), model.eval()(IDS), atol=1e-6)
+
+
+def test_more_layers_than_there_are_is_refused(small):
+    with pytest.raises(ModelError, match=r"lora\.layers=99: this model has"):
+        lora.apply(small.bare("llama"), lora.Lora(4, 8.0, 0.0, TARGETS, layers=99), seed=0)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_email import config, pipeline
+from mlx_email import config, jobs
 from mlx_email.algorithms import ALGORITHMS
 from mlx_email.cli import main
 from mlx_email.labels.schema import read_rows
@@ -44,7 +44,7 @@ def trajectory(algorithm: str, run: Path) -> np.ndarray:
     words = renderer(base.tokenizer, history=chosen.sender_history)
     adapters = runs.adapt(base, chosen, chosen.stages[0])
     rows = read_rows(run / "data/features.parquet", "train")
-    _, examples = pipeline.gather(chosen.stages[0], rows, words, chosen)
+    _, examples = jobs.gather(chosen.stages[0], rows, words, chosen)
     steps = []
     job = Job(
         run=run,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mlx_email import config, jobs, pipeline
+from mlx_email import config, jobs, measure
 from mlx_email.cli import main
 from mlx_email.labels.schema import read_rows
 from mlx_email.model import load as loading
@@ -60,8 +60,8 @@ def learned(table, where, overrides, rows=None) -> dict[str, np.ndarray]:
         stage=chosen.stages[0],
         adapters=runs.adapt(base, chosen, chosen.stages[0]),
         parent=None,
-        examples=pipeline.gather(chosen.stages[0], rows, words, chosen)[1],
-        held_out=pipeline.gather(chosen.stages[0], held_out, words, chosen)[1],
+        examples=jobs.gather(chosen.stages[0], rows, words, chosen)[1],
+        held_out=jobs.gather(chosen.stages[0], held_out, words, chosen)[1],
         identity=identity(base, where / "data", chosen),
         on_step=lambda *_: None,
         note=lambda _: None,
@@ -104,7 +104,7 @@ def test_lora_is_scaled_by_alpha_over_rank():
 
 def test_only_training_mail_is_trained_on_and_only_test_mail_is_measured(table, tmp_path, monkeypatch):
     seen = {}
-    honest_train, honest_score = pipeline.gather, pipeline.action_logps
+    honest_train, honest_score = jobs.gather, measure.action_logps
 
     def gathered(stage, rows, *others):
         rows = list(rows)
@@ -112,7 +112,7 @@ def test_only_training_mail_is_trained_on_and_only_test_mail_is_measured(table, 
 
     monkeypatch.setattr(jobs, "gather", gathered)
     monkeypatch.setattr(
-        pipeline, "action_logps", lambda b, r, rows, **k: honest_score(b, r, seen.setdefault("test", rows), **k)
+        measure, "action_logps", lambda b, r, rows, **k: honest_score(b, r, seen.setdefault(rows[0].split, rows), **k)
     )
     few = ["--set", "stages.sft.max_steps=1", "--json"]
     assert main(["train", str(table), "--out", str(tmp_path / "run"), *few]) == 0

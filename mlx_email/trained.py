@@ -1,0 +1,110 @@
+"""A run that is trained, put to use: measured, asked about messages, exported."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_email import files
+from mlx_email.errors import DataError, UserError
+from mlx_email.export import fuse
+from mlx_email.jobs import few_rows
+from mlx_email.labels.fresh import features_of
+from mlx_email.labels.prepare import FEATURES, SENDERS
+from mlx_email.labels.schema import ACTIONS, Split
+from mlx_email.labels.tables import People, read_people
+from mlx_email.mail.message import Message, NotMail
+from mlx_email.mail.read import read_message
+from mlx_email.measure import Policy, baseline_summary, evaluate, outcomes, predict
+from mlx_email.model import load as loading
+from mlx_email.model import lora
+from mlx_email.model.render import renderer
+from mlx_email.progress import Progress
+from mlx_email.train import run as runs
+from mlx_email.train.run import DATA
+
+AGREEMENT_MESSAGES = 200  # validation messages on which a merged model is compared with its adapter
+
+
+def open_policy(run: Path) -> Policy:
+    """The trained model of a run's last finished stage."""
+    config = runs.open_run(run)
+    stage = runs.last_policy(run, config)
+    base = loading.load(config.model)
+    lora.load(base.model, stage)
+    return Policy(base, renderer(base.tokenizer, history=config.sender_history), config, stage.name)
+
+
+def evaluate_run(run: Path, data: Path | None, split: Split, progress: Progress) -> dict[str, Any]:
+    """Evaluate a run's last stage on a split of its own data, or of another prepared folder."""
+    policy = open_policy(run)
+    table = run / DATA / FEATURES if data is None else (data / FEATURES if data.is_dir() else data)
+    rows = few_rows(table, split, policy.config.evaluation.max_messages)
+    if not rows:
+        raise DataError(f"{table} has no messages in the split {split!r}")
+    known = outcomes(table)
+    base = baseline_summary(run if data is None else None, known, rows) if known else {}
+    measured = evaluate(policy, rows, progress)
+    return {"run": str(run), "stage": policy.stage, "split": split, "baselines": base, **measured}
+
+
+def predict_files(run: Path, names: Sequence[str], owner: str | None, progress: Progress) -> list[dict[str, Any]]:
+    """What a run's last stage would do with e-mails from files (`-`: stdin), one record a file, in their order.
+
+    Raises DataError, before anything is predicted, for a file that cannot be read or is no e-mail.
+    """
+    runs.open_run(run)  # is it a run at all?
+    people = read_people(run / DATA / SENDERS)
+    user = owner_of(people, owner)
+    rows = [features_of(_message(name, user), people) for name in names]
+    policy = open_policy(run)
+    scores = predict(policy, rows, progress)
+    return [
+        {
+            "file": name,
+            "action": ACTIONS[row.argmax()],
+            "confidence": float(row.max()),
+            "probabilities": dict(zip(ACTIONS, row.tolist(), strict=True)),
+        }
+        for name, row in zip(names, scores, strict=True)
+    ]
+
+
+def owner_of(people: People, owner: str | None) -> str:
+    """Whose mailbox a fresh message is in; UserError for an unknown owner, or for none where there are several."""
+    owners = sorted({user for user, _ in people})
+    if owner is None and len(owners) <= 1:
+        return owners[0] if owners else ""
+    if owner not in owners:
+        said = "which mailbox is it? give --owner" if owner is None else f"no owner {owner!r} in this run"
+        raise UserError(f"{said}; there are {', '.join(owners)}")
+    return owner
+
+
+def _message(name: str, owner: str) -> Message:
+    try:
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
+        return read_message(data, owner=owner)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
+    except NotMail as error:
+        raise DataError(f"{'stdin' if name == '-' else name} is not an e-mail: {error}") from error
+
+
+def export(run: Path, out: Path, progress: Progress) -> dict[str, Any]:
+    """Publish a run's model with its adapter merged in, after measuring how well the merged model agrees with it."""
+    table = run / DATA / FEATURES
+    with files.publish(out) as folder:
+        policy = open_policy(run)
+        rows = few_rows(table, "validation", AGREEMENT_MESSAGES) or few_rows(table, "test", AGREEMENT_MESSAGES)
+        before = predict(policy, rows, progress)
+        config = fuse.fuse(policy.base)
+        after = predict(policy, rows, progress)
+        fuse.write(folder, policy.base, config)
+    return {
+        "run": str(run),
+        "stage": policy.stage,
+        "model": policy.config.model,
+        "megabytes": sum(path.stat().st_size for path in out.iterdir()) / 1e6,
+        "agreement": fuse.agreement(before, after),
+    }

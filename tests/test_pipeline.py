@@ -1,0 +1,320 @@
+"""A run of several stages: what each starts from, what the gate rolls back, what is trained again, and from what."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import small
+
+from mlx_email import collect, files, lineage, pipeline
+from mlx_email.cli import main
+from mlx_email.evaluate import metrics, predictions
+from mlx_email.labels.schema import ACTIONS, read_rows
+
+SHORT = "algorithm: sft, max_steps: 2, batch_size: 4, accumulation: 1, learning_rate: 1.0e-2"
+NAMES = ("a", "b", "c")
+SETTINGS = ("lora.rank=2", "max_prompt_tokens=160", "evaluation.max_messages=10", "evaluation.validation_messages=4")
+
+
+def stages(*changes: str) -> str:
+    """Three short stages; `changes`: more settings of each."""
+    more = [f", {change}" if change else "" for change in changes] + [""] * (len(NAMES) - len(changes))
+    return "stages=[" + ", ".join(f"{{name: {n}, {SHORT}{m}}}" for n, m in zip(NAMES, more, strict=True)) + "]"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pipeline")
+    assert main(["synth", "--out", str(folder / "box"), "--messages", "400"]) == 0
+    assert main(["prepare", str(folder / "box/maildir"), "--out", str(folder / "table")]) == 0
+    small.write_model(folder / "model")
+    return folder
+
+
+@pytest.fixture
+def train(folder, tmp_path):
+    def run(*settings: str, table: Path | None = None, out: str = "run", also: tuple[str, ...] = ()) -> int:
+        chosen = [part for each in (*SETTINGS, *(settings or (stages(),))) for part in ("--set", each)]
+        where = ["--model", str(folder / "model"), "--out", str(tmp_path / out), "--json"]
+        return main(["train", str(table or folder / "table"), *where, *chosen, *also])
+
+    return run
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """Lets each stage be right about a given share of any messages, and surer of it the more it is right."""
+
+    def give(**shares: float) -> None:
+        def predict(policy, rows, progress):
+            target = metrics.targets(rows)
+            right = np.arange(len(rows)) < shares[policy.stage] * len(rows)
+            said = np.where(right, target, (target + 1) % len(ACTIONS))
+            found = np.full((len(rows), len(ACTIONS)), 0.1)
+            found[np.arange(len(rows)), said] = 0.6
+            return found
+
+        monkeypatch.setattr(pipeline, "predict", predict)
+
+    return give
+
+
+def read(file: Path) -> dict:
+    return json.loads(file.read_bytes())
+
+
+def parents(run: Path) -> dict:
+    return {name: read(run / name / "stage.json")["parent"] for name in NAMES if (run / name / "stage.json").is_file()}
+
+
+def adapters(run: Path, stage: str) -> str:
+    return files.sha256(run / stage / "adapters.safetensors")
+
+
+# The gate
+
+
+def test_a_worse_stage_is_rolled_back(train, says, tmp_path, capsys):
+    says(a=0.8, b=0.3, c=0.75)
+    assert train() == 0
+    run = tmp_path / "run"
+    assert parents(run) == {"a": None, "b": "a", "c": "a"}
+    began = (run / "c/step-000000/adapters.safetensors").read_bytes()
+    assert began == (run / "a/adapters.safetensors").read_bytes()
+    assert (run / "b/adapters.safetensors").is_file()  # kept aside
+    said = capsys.readouterr()
+    assert "b: rolled back: accuracy -0.5" in said.err and "with which the run goes on" in said.err
+    record = json.loads(said.out)
+    assert [record["stages"][name]["kept"] for name in NAMES] == [True, False, True]
+    assert record["final"] == "c"  # a little worse than a, within its interval
+    assert record["stages"]["c"]["than"] == "a" and record["stages"]["c"]["change_interval"][1] >= 0
+    assert set(record["stages"]["b"]["test"]) > {"accuracy", "macro_f1", "calibration_error"}
+    assert main(["evaluate", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["stage"] == "c"
+    assert main(["train", "--resume", str(run)]) == 0
+    table = capsys.readouterr().out
+    (rolled,) = [line for line in table.splitlines() if "rolled back" in line]
+    assert rolled.split()[0] == "b" and "the run ends with c" in table
+
+
+def test_without_a_gate_it_goes_on(train, says, tmp_path):
+    """The planted fault: the run ends with what the gate would have rolled back."""
+    says(a=0.8, b=0.3, c=0.2)
+    assert train(stages(), "gate.metric=null") == 0
+    assert parents(tmp_path / "run") == {"a": None, "b": "a", "c": "b"}
+    assert read(tmp_path / "run/metrics.json")["final"] == "c"
+
+
+def test_small_steps_down_do_not_add_up(train, says, tmp_path):
+    """Each is compared with the best there was, not with the one before it."""
+    says(a=0.8, b=0.72, c=0.64)
+    assert train() == 0
+    record = read(tmp_path / "run/metrics.json")
+    assert [record["stages"][name]["than"] for name in NAMES] == [None, "a", "a"]
+    assert record["stages"]["b"]["kept"] and not record["stages"]["c"]["kept"]
+    assert record["final"] == "a"
+
+
+def test_the_run_ends_with_the_policy_before_a_last_stage_that_is_worse(train, says, tmp_path, capsys):
+    says(a=0.5, b=0.9, c=0.1)
+    assert train() == 0
+    assert read(tmp_path / "run/metrics.json")["final"] == "b"
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "run"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["stage"] == "b"
+
+
+def test_the_target_ends_a_run(train, says, tmp_path, capsys):
+    says(a=0.5, b=0.9, c=0.1)
+    assert train(stages(), also=("--target-accuracy", "0.85")) == 0
+    assert parents(tmp_path / "run") == {"a": None, "b": "a"}
+    said = capsys.readouterr()
+    assert "c: left out, as the target accuracy is reached" in said.err
+    assert list(json.loads(said.out)["stages"]) == ["a", "b"]
+    # Asked for more, the run goes on.
+    assert main(["train", "--resume", str(tmp_path / "run"), "--target-accuracy", "0.95", "--json"]) == 0
+    assert parents(tmp_path / "run")["c"] == "b"
+
+
+def test_a_stage_can_start_from_any_before_it(train, says, tmp_path, capsys):
+    says(a=0.8, b=0.1, c=0.8)
+    assert train(stages("", "starts_from: base", "starts_from: b")) == 0
+    run = tmp_path / "run"
+    assert parents(run) == {"a": None, "b": None, "c": "b"}
+    fresh = [(run / name / "step-000000/adapters.safetensors").read_bytes() for name in "ab"]
+    assert fresh[0] == fresh[1]
+    for change in ("starts_from: c", "starts_from: nobody"):
+        assert train(stages("", change), out="x") == 2
+        assert "no stage before it that trains a policy" in capsys.readouterr().err
+    assert train(stages("", "", "starts_from: b"), out="x", also=("--stage", "c")) == 2
+    assert "--stage: c starts from b" in capsys.readouterr().err
+
+
+def test_test_mail_is_looked_at_when_all_stages_are_done(train, folder, tmp_path, monkeypatch):
+    """And nothing depends on it: with other outcomes there, every adapter is the same."""
+    order = []
+    honest, honest_train = pipeline.predict, pipeline.train_stage
+    monkeypatch.setattr(
+        pipeline, "predict", lambda policy, rows, p: order.append(rows[0].split) or honest(policy, rows, p)
+    )
+    monkeypatch.setattr(pipeline, "train_stage", lambda job: order.append("train") or honest_train(job))
+    assert train() == 0
+    assert order == ["train", "validation"] * 3 + ["test"] * 3
+    table = pq.read_table(folder / "table/features.parquet")
+    split = np.array(table["split"].to_pylist())
+    action = np.array(table["action"].to_pylist(), object)
+    action[split == "test"] = "deleted"
+    hours = np.array(table["response_time_hours"].to_pylist(), object)
+    hours[split == "test"] = None
+    for name, values in (("action", action.tolist()), ("response_time_hours", hours.tolist())):
+        at = table.schema.get_field_index(name)
+        table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
+    shutil.copytree(folder / "table", tmp_path / "other")
+    pq.write_table(table, tmp_path / "other/features.parquet")
+    assert train(table=tmp_path / "other", out="again") == 0
+    for name in NAMES:
+        assert adapters(tmp_path / "run", name) == adapters(tmp_path / "again", name)
+    both = [read(tmp_path / run / "metrics.json")["stages"]["c"] for run in ("run", "again")]
+    assert both[0]["validation"] == both[1]["validation"] and both[0]["test"] != both[1]["test"]
+
+
+def test_predictions_are_written_and_read_back(train, folder, tmp_path):
+    assert train() == 0
+    for split, file in (("validation", "validation.csv"), ("test", "test.csv")):
+        rows = list(read_rows(folder / "table/features.parquet", split))
+        lines = (tmp_path / "run/a" / file).read_text().splitlines()
+        assert lines[0].startswith("message_id,user,actual,predicted,correct,confidence,reply_now")
+        assert {line.split(",")[0] for line in lines[1:]} <= {row.message_id for row in rows}
+        found = predictions.read(tmp_path / "run/a" / file)
+        np.testing.assert_allclose(found.sum(axis=1), 1)
+    measured = read(tmp_path / "run/a/metrics.json")
+    assert measured["messages"] == len(found) == 10
+
+
+# Lineage
+
+
+def test_every_stage_says_what_made_it(train, says, tmp_path):
+    says(a=0.5, b=0.1, c=0.5)
+    assert train() == 0
+    run = tmp_path / "run"
+    found = {name: read(run / name / lineage.LINEAGE) for name in NAMES}
+    assert [found[name]["parent"] for name in NAMES] == [None, "a", "a"]
+    assert found["a"]["inputs"]["parent_adapter"] is None
+    assert found["c"]["inputs"]["parent_adapter"] == adapters(run, "a")
+    assert found["c"]["inputs"]["data"] == files.sha256(run / "data/features.parquet")
+    assert {"mlx", "mlx_lm", "mlx_email", "python", "device"} <= found["c"]["environment"].keys()
+    assert found["c"]["seed"] == 0 and len(found["c"]["config"]) == 64
+
+
+def test_a_run_is_made_again_from_its_folder_alone(train, tmp_path):
+    assert train() == 0
+    run, again = tmp_path / "run", tmp_path / "again"
+    assert main(["train", str(run / "data"), "--config", str(run / "config.yaml"), "--out", str(again), "--json"]) == 0
+    for name in (*(f"{stage}/adapters.safetensors" for stage in NAMES), "config.yaml", "metrics.json"):
+        assert (run / name).read_bytes() == (again / name).read_bytes(), name
+    for stage in NAMES:
+        assert read(run / stage / lineage.LINEAGE) == read(again / stage / lineage.LINEAGE)
+
+
+def resume(run: Path, *settings: str, force: bool = False) -> int:
+    chosen = [part for each in settings for part in ("--set", each)]
+    return main(["train", "--resume", str(run), "--json", *chosen, *(["--force"] if force else [])])
+
+
+def trained(monkeypatch) -> list[str]:
+    """The stages that are trained from now on."""
+    names: list[str] = []
+    honest = pipeline.train_stage
+    monkeypatch.setattr(pipeline, "train_stage", lambda job: names.append(job.stage.name) or honest(job))
+    return names
+
+
+def test_what_has_not_changed_is_not_trained_again(train, says, tmp_path, monkeypatch, capsys):
+    says(a=0.5, b=0.5, c=0.5)
+    assert train() == 0
+    run = tmp_path / "run"
+    before = {name: adapters(run, name) for name in NAMES}
+    names = trained(monkeypatch)
+    assert resume(run, force=True) == 0 and names == []
+    changed = "stages.b.learning_rate=0.02"
+    capsys.readouterr()
+    assert resume(run, changed) == 2 and names == []
+    assert "the stage b is finished: nothing of it can change without --force" in capsys.readouterr().err
+    assert resume(run, changed, force=True) == 0
+    assert names == ["b", "c"]  # c begins with another b
+    said = capsys.readouterr().err
+    assert "b: is trained again, as b.learning_rate was 0.01 and is 0.02; what was there is now" in said
+    assert "c: is trained again, as parent_adapter was" in said
+    assert adapters(run, "a") == before["a"] and adapters(run, "b") != before["b"]
+    for name in "bc":
+        assert files.sha256(run / lineage.REPLACED / f"{name}-1/adapters.safetensors") == before[name]
+    # As it was: the same bits as at first.
+    assert resume(run, "stages.b.learning_rate=0.01", force=True) == 0
+    assert {name: adapters(run, name) for name in NAMES} == before
+    assert (run / lineage.REPLACED / "b-2").is_dir()
+
+
+def test_a_setting_of_the_run_changes_all_of_it(train, says, tmp_path, monkeypatch, capsys):
+    says(a=0.5, b=0.5, c=0.5)
+    assert train() == 0
+    names = trained(monkeypatch)
+    assert resume(tmp_path / "run", "gradient_clip=0.5") == 2
+    assert "gradient_clip was 1.0 and is 0.5" in capsys.readouterr().err
+    assert resume(tmp_path / "run", "gradient_clip=0.5", force=True) == 0
+    assert names == list(NAMES)
+
+
+@pytest.mark.parametrize("setting", ["stages.c.log_every=3", "gate.messages=5", "evaluation.max_messages=7"])
+def test_what_no_result_depends_on_trains_nothing(setting, train, says, tmp_path, monkeypatch):
+    says(a=0.5, b=0.5, c=0.5)
+    assert train() == 0
+    names = trained(monkeypatch)
+    assert resume(tmp_path / "run", setting, force=True) == 0
+    assert names == []
+    record = read(tmp_path / "run/metrics.json")
+    if setting.startswith("gate"):
+        assert record["stages"]["c"]["validation"]["messages"] == 5
+    if setting.startswith("evaluation"):
+        assert record["stages"]["c"]["test"]["messages"] == 7
+
+
+def test_a_stage_that_is_not_finished_is_begun_again_with_other_settings(train, says, tmp_path, monkeypatch):
+    says(a=0.5, b=0.5, c=0.5)
+
+    def kill(job):
+        raise small.Killed
+
+    with monkeypatch.context() as patch:
+        honest = pipeline.train_stage
+        patch.setattr(pipeline, "train_stage", lambda job: (kill if job.stage.name == "b" else honest)(job))
+        with pytest.raises(small.Killed):
+            train()
+    run = tmp_path / "run"
+    assert resume(run, "stages.b.learning_rate=0.02") == 2
+    assert resume(run, "stages.b.learning_rate=0.02", force=True) == 0
+    assert parents(run) == {"a": None, "b": "a", "c": "b"}
+    assert (run / lineage.REPLACED / "b-1").is_dir()
+
+
+def test_force_is_for_a_run_that_is_there(capsys):
+    assert main(["train", "--force"]) == 2
+    assert "--force goes with --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["data", "replaced", "base"])
+def test_names_that_are_taken(name, capsys, tmp_path):
+    assert main(["train", "--out", str(tmp_path / "x"), "--set", f"stages=[{{algorithm: sft, name: {name}}}]"]) == 2
+    assert f"no stage can be named {name}" in capsys.readouterr().err
+
+
+def test_the_rule_travels_with_the_data(tmp_path):
+    for name in ("features.parquet", "people.parquet", collect.RULE):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "data").mkdir()
+    collect.adopt(tmp_path, tmp_path / "data")
+    assert (tmp_path / "data" / collect.RULE).read_text() == collect.RULE
