@@ -71,10 +71,10 @@ def start(folder: Path, seed: int, steps: int, progress: Progress) -> Start:
     run = folder / f"sft-{seed}"
     length = [f"stages.sft.max_steps={steps}", "stages.sft.validate_every=null"]
     config = configuration.load("quickstart", [f"seed={seed}", f"evaluation.max_messages={TEST_MESSAGES}", *length])
-    if not (run / runs.METRICS).is_file():
+    if not (run / "sft" / runs.METRICS).is_file():
         pipeline.train(None, config, run, (), progress)
     rows = jobs.few_rows(run / runs.DATA / FEATURES, "test", TEST_MESSAGES)
-    return Start(run, config, rows, source.read_object(run / runs.METRICS)["stages"]["sft"]["test"])
+    return Start(run, config, rows, source.read_object(run / "sft" / runs.METRICS))
 
 
 def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str, float]:

@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 
-TAKEN = ("data", "replaced", "base")  # names that are folders of the run's own, or that say something else
+TAKEN = ("data", "replaced", "tracking", "base")  # names that are folders of the run's own, or that say something else
 Metric = Literal["accuracy", "macro_f1", "nll"]
 
 
@@ -157,12 +157,14 @@ def refuse_starts(stages: typing.Sequence[AnyStage], where: str) -> None:
     """ConfigError where a stage starts from what is not trained before it."""
     before: list[str] = []
     for stage in stages:
+        follows = isinstance(stage, Rsf) and stage.follows is not None
         if stage.starts_from not in (None, "base", *before):
             raise ConfigError(
                 f"{where}: {stage.name} starts from {stage.starts_from}: no stage before it that trains a policy"
             )
         if not isinstance(stage, Reward):
             before += [each.name for each in expanded([stage])]
+            before += [stage.name, stage.name.rpartition("-")[0]] if follows else [stage.name]  # of its last iteration
 
 
 def expanded(stages: typing.Sequence[AnyStage]) -> tuple[AnyStage, ...]:

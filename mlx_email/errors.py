@@ -21,6 +21,10 @@ class DataError(UserError):
     """The mail, or a table made from it, cannot be used."""
 
 
+class NothingToLearnError(DataError):
+    """The mail has nothing that a stage could learn from; others may find something in it."""
+
+
 class ConfigError(UserError):
     """A configuration file or a --set that does not fit the configuration."""
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -39,6 +40,13 @@ from mlx_email.train.session import Job
 from mlx_email.train.stage import RECORD, finished, result
 
 
+def drawn(examples: Sequence[Example], count: int | None, seed: int) -> list[Example]:
+    """So many of the examples, in their order; all where None."""
+    if count is None or count >= len(examples):
+        return list(examples)
+    return [examples[index] for index in sorted(Random(seed).sample(range(len(examples)), count))]
+
+
 @dataclass(frozen=True)
 class Run:
     """A run that this process holds."""
@@ -63,6 +71,7 @@ def job_of(run: Run, stage: Stage, parent: str | None, bar: StepBar) -> Job:
     counts = Counter(writer.counts)
     if isinstance(stage, Rsf):
         seed = derived_seed(config.seed, zlib.crc32(stage.name.encode()))
+        examples = drawn(examples, stage.prompts, seed)
         with progress.sampling(f"sample {stage.name}", len(examples)) as samples:
             sampling = dataclasses.replace(context, rolling=samples.rolling)
             found = selection(run.folder / stage.name, base.model, examples, stage, sampling, seed, samples.done)
@@ -106,8 +115,8 @@ def _whole_path(function: str) -> str:
 
 
 def enough(run: Path, stage: str) -> bool:
-    """Whether an iteration, or one before it, has reached what the stage is for: then no other follows."""
-    return not finished(run, stage) or source.read_object(run / stage / RECORD)["reached"]
+    """Whether a finished iteration has reached what the stage is for: then no other follows."""
+    return bool(source.read_object(run / stage / RECORD)["reached"])
 
 
 def judge_of(stage: Stage, config: Config, run: Path, base: Base) -> Judge | None:
@@ -165,11 +174,11 @@ def refuse_rewards(stages: Sequence[Stage]) -> None:
         trained = trained or isinstance(stage, Reward)
 
 
-def refuse_code(run: Path, config: Config, overrides: Sequence[str]) -> None:
-    """ConfigError where a run's own configuration names code to be run for what it has not trained yet: only the
-    command line may."""
+def refuse_code(run: Path, config: Config, overrides: Sequence[str], *, force: bool = False) -> None:
+    """ConfigError where a run's own configuration names code to be run for what it has not trained yet, or with `force`
+    may train again: only the command line may."""
     for number, stage in enumerate(config.stages):
-        if finished(run, stage.name) or not isinstance(stage, Sampled):
+        if (finished(run, stage.name) and not force) or not isinstance(stage, Sampled):
             continue
         places = (f"stages.{stage.name}.rewards=", f"stages.{number}.rewards=")
         said: list[Any] = []

@@ -1,12 +1,12 @@
 """The whole job: mail to a labelled table, a model trained on it stage by stage, and what it is worth on later mail.
 
-Each stage begins with the best policy so far and is measured on the validation split; where it made that worse, the run
-goes on with what was there (`gate`). The test split is looked at once, when all stages are done: nothing after depends
-on it.
+Each stage begins with the last policy that was kept and is measured on the validation split; where it is worse than the
+best there was, the run goes on with that one (`gate`). The test split is looked at once, when all stages are done:
+nothing after depends on it.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from mlx_email import files, gate, lineage
 from mlx_email.algorithms.reward import refuse
 from mlx_email.collect import collect
 from mlx_email.config import Config, Reward, Rsf
-from mlx_email.errors import DataError, UserError
+from mlx_email.errors import DataError, NothingToLearnError, UserError
 from mlx_email.evaluate import metrics, predictions
 from mlx_email.jobs import (
     Run,
@@ -39,6 +39,7 @@ from mlx_email.model import load as loading
 from mlx_email.model import lora, source
 from mlx_email.model import reward as rewarding
 from mlx_email.model.frozen import Frozen
+from mlx_email.model.load import Base
 from mlx_email.model.render import prompt_ids, renderer
 from mlx_email.progress import Progress
 from mlx_email.stages import AnyStage
@@ -88,11 +89,8 @@ def train(
     words = renderer(base.tokenizer, history=config.sender_history)
     prompt_ids(words, EMPTY, config.max_prompt_tokens)  # do the headers and the question fit at all?
     runs.adapt(base, config)
-    for stage in chosen:
-        if isinstance(stage, Reward):
-            refuse(base.model, stage)
-    refuse_rewards(chosen)
     configuration.refuse_starts(chosen, "--stage" if stages else "the stages")
+    refuse_stages(base, chosen)
     with files.publish(run) as folder:
         (folder / DATA).mkdir()
         collect(mail, folder / DATA, config, progress)
@@ -131,14 +129,27 @@ def resume(
                         f"{run}: the stage {was.name} is finished: nothing of it can change without --force"
                     )
             resuming.refuse_settings(msgspec.to_builtins(began), msgspec.to_builtins(config), run)
-        refuse_code(run, config, overrides)
+        refuse_code(run, config, overrides, force=force)
         base = loading.load(config.model)
         runs.adapt(base, config)
+        if force:
+            config = msgspec.structs.replace(config, stages=stages_of_run(config.stages))
+            refuse_stages(base, config.stages)
+            if config.synthetic != began.synthetic:
+                raise configuration.ConfigError(f"{run}: synthetic cannot change: the run has its mail")
         about = source.read_object(run / runs.ENVIRONMENT)
         resuming.refuse_others({"base": None, "data": None, **about}, resuming.fingerprints(base, run / DATA), run)
         files.write(run / runs.CONFIG, configuration.dump(config))
         words = renderer(base.tokenizer, history=config.sender_history)
         return follow(Run(run, config, base, words, progress, tracking), force=force)
+
+
+def refuse_stages(base: Base, stages: Sequence[AnyStage]) -> None:
+    """UserError where a stage cannot be trained whatever the mail is."""
+    for stage in stages:
+        if isinstance(stage, Reward):
+            refuse(base.model, stage)
+    refuse_rewards(stages)
 
 
 def follow(run: Run, *, force: bool = False) -> dict[str, Any]:
@@ -172,41 +183,77 @@ def chain(run: Run, record: dict[str, Any], *, force: bool) -> None:
         progress.note("warning: there is no mail to validate on: whatever a stage gives is kept")
     best: dict[str, Any] | None = None  # the verdict on the best policy so far
     last: dict[str, Any] | None = None  # and on the one that the next stage begins with
+    done: dict[str, Any] = record["stages"]
     for stage in config.stages:
-        if best is not None and reached(best, config):
-            progress.note(f"{stage.name}: left out, as the target accuracy is reached")
+        if reason := obstacle(run, stage, last, done):
+            progress.note(f"{stage.name}: left out, as {reason}")
             continue
-        if isinstance(stage, Rsf) and stage.follows is not None and enough(folder, stage.follows):
-            progress.note(f"{stage.name}: left out, as the accuracy it is for is reached")
-            continue
-        begins = parent_of(stage, last)
+        begins = parent_of(stage, last, done)
         now = lineage.of(folder, stage, config, prints, begins, rewarded_by(stage, config))
         if line := lineage.settle(folder, now, force=force):
             progress.note(line)
+            publish(run, record, last)  # what was measured of what is put aside now is no longer so
         if not finished(folder, stage.name):
             put(run, begins, fresh)
-            with progress.steps(f"train {stage.name}") as bar:
-                train_stage(job_of(run, stage, begins, bar))
+            try:
+                with progress.steps(f"train {stage.name}") as bar:
+                    train_stage(job_of(run, stage, begins, bar))
+            except NothingToLearnError as error:
+                if last is None:
+                    raise
+                progress.note(f"warning: {stage.name} is left out: {error}")
+                continue
         result(folder, stage.name)  # is it as it was written?
-        told = {"method": tag(stage), "parent": begins}
+        told = done[stage.name] = {"method": tag(stage), "parent": begins, **measured(folder, stage)}
         if runs.trains_policy(stage):
             found = judged(run, stage, best, rows)
-            told |= {name: value for name, value in found.items() if name not in ("stage", "gate")}
-            if found["kept"]:
-                last = found
-                best = found if gate.better(found, best, config.gate) else best
-            else:
-                last = best
-        record["stages"][stage.name] = told
-        record["final"] = None if last is None else last["stage"]
-        files.write_json(folder / runs.METRICS, record)
+            told |= {name: found[name] for name in TOLD if name in found}
+            last = found if found["kept"] else best
+            best = found if found["kept"] and gate.better(found, best, config.gate) else best
+        if "test" not in told:  # else nothing is new
+            publish(run, record, last)
+    record["final"] = None if last is None else last["stage"]
 
 
-def parent_of(stage: AnyStage, last: dict[str, Any] | None) -> str | None:
-    """The stage whose adapters one begins with; None: it begins with none."""
-    if stage.starts_from is not None:
-        return None if stage.starts_from == "base" else stage.starts_from
-    return None if last is None else last["stage"]
+TOLD = ("kept", "than", "change", "change_interval", "validation")  # of a verdict, in metrics.json
+
+
+def obstacle(run: Run, stage: AnyStage, last: dict[str, Any] | None, done: Collection[str]) -> str | None:
+    """Why a stage is not trained after those that are `done`, `last` being the verdict on what it would begin with;
+    None where it is."""
+    if last is not None and reached(last, run.config) and not finished(run.folder, stage.name):
+        return "the target accuracy is reached"
+    if isinstance(stage, Rsf) and stage.follows and (stage.follows not in done or enough(run.folder, stage.follows)):
+        return "the accuracy it is for is reached"
+    if (judge := rewarded_by(stage, run.config)) is not None and judge not in done:
+        return f"{judge}, which it asks, was"
+    return None
+
+
+def measured(run: Path, stage: AnyStage) -> dict[str, Any]:
+    """What was measured of a stage on the test split before, as `test`; nothing where it was not."""
+    file = run / stage.name / runs.METRICS
+    return {"test": source.read_object(file)} if file.is_file() else {}
+
+
+def publish(run: Run, record: dict[str, Any], last: dict[str, Any] | None) -> None:
+    """Write how far the run has come."""
+    record["final"] = None if last is None else last["stage"]
+    files.write_json(run.folder / runs.METRICS, record)
+
+
+def parent_of(stage: AnyStage, last: dict[str, Any] | None, done: Collection[str]) -> str | None:
+    """The stage whose adapters one begins with, of those that are `done`; None: it begins with none."""
+    wanted = stage.starts_from
+    if wanted is None:
+        return None if last is None else last["stage"]
+    if wanted == "base" or wanted in done:
+        return None if wanted == "base" else wanted
+    # An iteration that was left out, or any of them: the last there is.
+    iterations = [name for name in done if name.rpartition("-")[0] in (wanted, wanted.rpartition("-")[0])]
+    if not iterations:
+        raise configuration.ConfigError(f"{stage.name} starts from {wanted}, which was left out")
+    return iterations[-1]
 
 
 def put(run: Run, stage: str | None, fresh: Frozen) -> None:
@@ -228,6 +275,7 @@ def judged(run: Run, stage: AnyStage, best: dict[str, Any] | None, rows: Sequenc
         said = predict(Policy(run.base, run.words, run.config, stage.name), rows, run.progress)
         found = gate.judge(run.folder, stage.name, than, rows, said, settings)
         tell(run, {"event": "gate", **told_of(found)})
+        gate.publish(run.folder, found)
         run.tracking.table(f"{stage.name}/validation", *tracked(rows, said))
     if not found["kept"]:
         run.progress.note(gate.said(found))
@@ -235,8 +283,8 @@ def judged(run: Run, stage: AnyStage, best: dict[str, Any] | None, rows: Sequenc
 
 
 def tell(run: Run, event: dict[str, Any]) -> None:
-    """Add a line to events.jsonl, and pass it on."""
-    events.append(run.folder, event, flush=True)
+    """Add a line to events.jsonl, of which there is one a stage, and pass it on."""
+    events.append_once(run.folder, event)
     run.tracking.event(event)
 
 
@@ -265,14 +313,13 @@ def reached(best: dict[str, Any], config: Config) -> bool:
 def tested(run: Run, stage: AnyStage, rows: Sequence[Row]) -> dict[str, Any]:
     """How a finished stage does on the test split; read where it was measured before, on as many messages."""
     file = run.folder / stage.name / runs.METRICS
-    if file.is_file():
-        found = source.read_object(file)
-        if isinstance(stage, Reward) or found["messages"] == len(rows):
-            return found
+    before = measured(run.folder, stage).get("test", {})
+    if before.get("of_messages", before.get("messages")) == len(rows):
+        return before
     if isinstance(stage, Reward):
         model = rewarding.load(run.base, result(run.folder, stage.name))
         split = whole(stage, run.folder / DATA / FEATURES, "test")
-        found = evaluate_reward(model, run.words, stage, run.config, rows, split)
+        found = {**evaluate_reward(model, run.words, stage, run.config, rows, split), "of_messages": len(rows)}
     else:
         put_adapters(result(run.folder, stage.name) / lora.ADAPTERS, run.base.model)
         said = predict(Policy(run.base, run.words, run.config, stage.name), rows, run.progress)

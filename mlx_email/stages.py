@@ -10,13 +10,14 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 StageName = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9_-]*$", max_length=40)]  # a folder of the run
 Probability = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 NotNegative = Annotated[float, msgspec.Meta(ge=0)]
+Days = Annotated[float, msgspec.Meta(ge=0.01, le=3650)]
 
 
 class Stage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="algorithm"):
     """What every stage has."""
 
     name: StageName
-    # Another stage's result, kept or not, or `base`: no adapters; None: the best policy so far.
+    # Another stage's result, kept or not, or `base`: no adapters; None: the last that was kept.
     starts_from: StageName | None = None
     epochs: PositiveInt = 3
     batch_size: PositiveInt = 4  # examples a micro-batch
@@ -132,14 +133,16 @@ class Temporal(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
     accumulation: PositiveInt = 1
     learning_rate: PositiveFloat = 5e-6
     beta: PositiveFloat = 0.1
-    window_days: PositiveFloat = 30.0
-    lookahead_days: PositiveFloat = 7.0  # after a window; what comes later does not count
-    step_days: PositiveFloat = 7.0  # from one window's beginning to the next
+    window_days: Days = 30.0
+    lookahead_days: Days = 7.0  # after a window; what comes later does not count
+    step_days: Days = 7.0  # from one window's beginning to the next
     window_messages: PositiveInt | None = None  # of a window, drawn; None: all
 
     def __post_init__(self) -> None:
         if self.accumulation != 1:
             raise ValueError("accumulation does nothing here: a window is a step, in as many micro-batches as it takes")
+        if self.epochs != 1:
+            raise ValueError("epochs: time passes once; a second time the first window would be judged by its future")
 
 
 FUNCTION = r"^(action|action_cost|format|priority|length|learned|[^:]+:[A-Za-z_]\w*)$"
@@ -245,6 +248,7 @@ class Rsf(Sampled, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="r
     epochs: PositiveInt = 1
     accumulation: PositiveInt = 1
     learning_rate: PositiveFloat = 1e-6
+    prompts: PositiveInt | None = None  # of an iteration, drawn; None: all
     samples: Annotated[int, msgspec.Meta(ge=2)] = 16  # completions a prompt
     keep: PositiveInt = 4  # the best of them
     threshold: float | None = None  # keep none that is worth less

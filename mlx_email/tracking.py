@@ -102,6 +102,8 @@ TRACKERS: Mapping[str, tuple[str, Callable[[ModuleType, Path, Mapping[str, Any]]
     "tensorboard": ("tensorboard.summary", of_tensorboard),
     "mlflow": ("mlflow", of_mlflow),
 }
+# Programs like these tell their makers how they are used; not from here, unless the environment says so.
+PRIVATE = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
 # What of an event is no number to be followed.
 NOT_FOLLOWED = ("time", "step", "tokens", "traces")
 
@@ -163,9 +165,13 @@ class Tracking:
 def installed(names: Sequence[str]) -> dict[str, ModuleType]:
     """The modules of some trackers; ConfigError where one is not installed."""
     found = {}
+    for setting, value in PRIVATE.items():
+        os.environ.setdefault(setting, value)
     for name in names:
         try:
-            found[name] = importlib.import_module(TRACKERS[name][0])
-        except ImportError as error:
-            raise ConfigError(f"--track {name}: {error}: pip install 'mlx-email[{name}]'") from error
+            with contextlib.redirect_stdout(sys.stderr):
+                found[name] = importlib.import_module(TRACKERS[name][0])
+        except Exception as error:  # whatever a broken installation raises
+            said = " ".join(str(error).split())
+            raise ConfigError(f"--track {name}: {said}: pip install 'mlx-email[{name}]'") from error
     return found

@@ -13,7 +13,9 @@ from mlx_email.train import events, rejection, session
 
 SHORT = "max_steps: 2, batch_size: 2, accumulation: 1, log_every: 1, learning_rate: 1.0e-3"
 REWARDS = "validate_every: 2, rewards: [{function: learned}, {function: action, weight: 2}]"
-BEST = f"samples: 3, keep: 2, iterations: 2, max_tokens: 8, {SHORT.replace('batch_size: 2', 'batch_size: 8')}"
+BEST = (
+    f"prompts: 20, samples: 3, keep: 2, iterations: 2, max_tokens: 8, {SHORT.replace('batch_size: 2', 'batch_size: 8')}"
+)
 STAGES = ", ".join(
     [
         f"{{algorithm: sft, {SHORT}}}",
@@ -79,11 +81,14 @@ def test_what_is_said_of_a_rollout(run):
 
 
 def test_what_was_kept_is_data(run):
+    prompts = []
     for name in ("rsf-1", "rsf-2"):
         kept = list(rejection.read(run / name / "kept"))
         begin = next(e for e in events.read(run) if e.get("stage") == name and e["event"] == "begin")
         assert begin["left_out"]["kept"] == len(kept) > 0
-        assert begin["left_out"]["samples"] >= 3 * begin["examples"]
+        assert begin["left_out"]["samples"] == 3 * 20 >= 3 * begin["examples"]
+        prompts.append({each.message_id for each in kept})
+    assert prompts[0] != prompts[1]  # drawn anew in each iteration
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import small
 
-from mlx_email import collect, files, lineage, pipeline
+from mlx_email import collect, files, gate, lineage, pipeline
 from mlx_email.cli import main
 from mlx_email.evaluate import metrics, predictions
 from mlx_email.labels.schema import ACTIONS, read_rows
@@ -195,6 +195,68 @@ def test_predictions_are_written_and_read_back(train, folder, tmp_path):
     assert measured["messages"] == len(found) == 10
 
 
+def test_without_validation_mail_everything_is_kept(train, folder, tmp_path, capsys):
+    table = pq.read_table(folder / "table/features.parquet")
+    few = table.filter(pa.array([split != "validation" for split in table["split"].to_pylist()]))
+    shutil.copytree(folder / "table", tmp_path / "other")
+    pq.write_table(few, tmp_path / "other/features.parquet")
+    assert train(table=tmp_path / "other") == 0
+    said = capsys.readouterr()
+    assert "no mail to validate on" in said.err and json.loads(said.out)["final"] == "c"
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+
+def test_few_messages_roll_nothing_back(train, says, tmp_path):
+    says(a=0.9, b=0.1, c=0.1)
+    assert train(stages(), f"gate.messages={gate.FEWEST - 1}") == 0
+    assert read(tmp_path / "run/metrics.json")["final"] == "c"
+
+
+def test_a_stage_without_anything_to_learn_from_is_left_out(train, says, tmp_path, capsys):
+    """The mail spans no window: the stages before and after it are trained and measured."""
+    says(a=0.5, c=0.5)
+    windows = "algorithm: temporal, name: b, window_days: 3000"
+    assert train(stages().replace(f"name: b, {SHORT}", windows)) == 0
+    said = capsys.readouterr()
+    assert "warning: b is left out: b: there is nothing to learn from" in said.err
+    record = json.loads(said.out)
+    assert list(record["stages"]) == ["a", "c"] and parents(tmp_path / "run") == {"a": None, "c": "a"}
+    assert train(f"stages=[{{{windows}}}]", out="alone") == 2  # nothing but that
+    assert "nothing to learn from" in capsys.readouterr().err
+
+
+def test_a_verdict_is_of_two_policies_not_of_two_names(train, says, tmp_path, monkeypatch):
+    """Trained again, the one that a stage was compared with is another."""
+    says(a=0.5, b=0.9, c=0.5)
+    assert train(stages("", "", "starts_from: a")) == 0
+    run = tmp_path / "run"
+    assert not read(run / "c/gate.json")["kept"]
+    says(a=0.5, b=0.52, c=0.5)
+    names = trained(monkeypatch)
+    assert resume(run, "stages.b.learning_rate=0.02", force=True) == 0
+    assert names == ["b"] and read(run / "c/gate.json")["kept"]
+    assert read(run / "metrics.json")["final"] == "c"
+
+
+def test_a_lower_target_takes_nothing_away(train, says, tmp_path):
+    says(a=0.5, b=0.8, c=0.8)
+    assert train() == 0
+    before = (tmp_path / "run/metrics.json").read_bytes()
+    assert main(["train", "--resume", str(tmp_path / "run"), "--target-accuracy", "0.4", "--json"]) == 0
+    assert (tmp_path / "run/metrics.json").read_bytes() == before
+
+
+def test_a_finished_run_is_only_reported(train, says, tmp_path, monkeypatch):
+    says(a=0.5, b=0.8, c=0.8)
+    assert train() == 0
+    written = []
+    honest = files.write_json
+    monkeypatch.setattr(files, "write_json", lambda path, value: written.append(path.name) or honest(path, value))
+    before = (tmp_path / "run/events.jsonl").read_bytes()
+    assert main(["train", "--resume", str(tmp_path / "run"), "--json"]) == 0
+    assert written == ["metrics.json"] and (tmp_path / "run/events.jsonl").read_bytes() == before
+
+
 # Lineage
 
 
@@ -248,8 +310,8 @@ def test_what_has_not_changed_is_not_trained_again(train, says, tmp_path, monkey
     assert resume(run, changed, force=True) == 0
     assert names == ["b", "c"]  # c begins with another b
     said = capsys.readouterr().err
-    assert "b: is trained again, as b.learning_rate was 0.01 and is 0.02; what was there is now" in said
-    assert "c: is trained again, as parent_adapter was" in said
+    assert "b: is trained again: b.learning_rate was 0.01 and is 0.02; what was there is now" in said
+    assert "c: is trained again: its parent adapter is another" in said
     assert adapters(run, "a") == before["a"] and adapters(run, "b") != before["b"]
     for name in "bc":
         assert files.sha256(run / lineage.REPLACED / f"{name}-1/adapters.safetensors") == before[name]
@@ -299,6 +361,76 @@ def test_a_stage_that_is_not_finished_is_begun_again_with_other_settings(train, 
     assert resume(run, "stages.b.learning_rate=0.02", force=True) == 0
     assert parents(run) == {"a": None, "b": "a", "c": "b"}
     assert (run / lineage.REPLACED / "b-1").is_dir()
+
+
+def killed_in(monkeypatch, stage: str) -> None:
+    honest = pipeline.train_stage
+
+    def training(job):
+        if job.stage.name == stage:
+            raise small.Killed
+        return honest(job)
+
+    monkeypatch.setattr(pipeline, "train_stage", training)
+
+
+def test_a_forced_run_that_was_killed_goes_on_without_force(train, says, tmp_path, monkeypatch):
+    """What its stages began with has changed already: nothing is asked for again. And nothing old is used."""
+    says(a=0.5, b=0.5, c=0.5)
+    assert train() == 0
+    run, changed = tmp_path / "run", "stages.a.learning_rate=0.02"
+    for stage, asked in (("a", 2), ("b", 0)):
+        with monkeypatch.context() as patch:
+            killed_in(patch, stage)
+            with pytest.raises(small.Killed):
+                resume(run, *([changed] if stage == "a" else []), force=stage == "a")
+        assert main(["evaluate", str(run), "--json"]) == asked  # there is no policy of these settings, or a's
+    assert resume(run) == 0
+    says(a=0.5, b=0.5, c=0.5)
+    assert (
+        train(stages("learning_rate: 0.02").replace("learning_rate: 1.0e-2, learning", "learning", 1), out="new") == 0
+    )
+    for name in NAMES:
+        assert adapters(run, name) == adapters(tmp_path / "new", name)
+
+
+@pytest.mark.parametrize("setting", ["gate.messages=35", "evaluation.max_messages=7"])
+def test_a_stage_that_is_not_finished_goes_on_with_what_it_does_not_depend_on(
+    setting, train, says, tmp_path, monkeypatch
+):
+    says(a=0.5, b=0.5, c=0.5)
+    with monkeypatch.context() as patch:
+        killed_in(patch, "b")
+        with pytest.raises(small.Killed):
+            train()
+    assert resume(tmp_path / "run", setting, force=True) == 0
+    assert not (tmp_path / "run" / lineage.REPLACED).exists()
+
+
+def test_a_run_without_lineage_is_made_again_by_force_only(train, says, tmp_path, monkeypatch, capsys):
+    says(a=0.5, b=0.5, c=0.5)
+    assert train() == 0
+    (tmp_path / "run/a" / lineage.LINEAGE).unlink()
+    names = trained(monkeypatch)
+    assert resume(tmp_path / "run") == 0 and names == []
+    capsys.readouterr()
+    assert resume(tmp_path / "run", force=True) == 0 and names == ["a"]
+    assert "nothing says what it was made from" in capsys.readouterr().err
+
+
+def test_force_checks_a_list_of_stages_as_train_does(train, says, tmp_path, capsys):
+    says(a=0.5, b=0.5, c=0.5)
+    assert train() == 0
+    asks = "{algorithm: grpo, max_steps: 1, rewards: [{function: learned}]}"
+    assert resume(tmp_path / "run", f"stages=[{{name: a, {SHORT}}}, {asks}]", force=True) == 2
+    assert "needs a stage before it that trains a reward model" in capsys.readouterr().err
+    assert resume(tmp_path / "run", "synthetic.messages=99", force=True) == 2
+    assert "synthetic cannot change" in capsys.readouterr().err
+    code = tmp_path / "code.py"
+    code.write_text("raise SystemExit('run!')")
+    assert (
+        resume(tmp_path / "run", f"stages=[{{algorithm: grpo, rewards: [{{function: '{code}:f'}}]}}]", force=True) == 2
+    )
 
 
 def test_force_is_for_a_run_that_is_there(capsys):

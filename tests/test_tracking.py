@@ -147,8 +147,8 @@ def test_a_run_tells_what_its_events_say(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", TRACKERS)
 def test_with_the_program_itself(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # it is read when trackio is imported
     module = pytest.importorskip(TRACKERS[name][0], reason=f"{name} is not installed: it is an extra")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
     made = Tracking({name: module}, pytest.fail)
     made.begin(tmp_path, {"seed": 0, "stages": [{"name": "sft"}]})
     made.event(STEP)

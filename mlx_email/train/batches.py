@@ -63,21 +63,21 @@ def plan(examples: Sequence[Example], batch_size: int) -> Plan:
 def _turns(
     given: Sequence[int | None], buckets: Sequence[tuple[int, ...]], batch_size: int
 ) -> tuple[tuple[tuple[int, tuple[int, ...]], ...], ...]:
-    """The steps of examples that have a turn: each turn's, cut by bucket."""
+    """The steps of examples that have a turn: each turn's, by length, padded to the bucket of the longest of a
+    micro-batch. Cut by bucket, a turn of few examples would be mostly padding rows."""
     if not given or given[0] is None:
         return ()
-    steps: dict[int, dict[int, list[int]]] = {}
-    for number, bucket in enumerate(buckets):
+    steps: dict[int, list[tuple[int, int]]] = {}
+    for number, bucket in enumerate(buckets):  # of one kind, so the later the longer
         for index in bucket:
             turn = given[index]
             if turn is None:
                 raise AssertionError("either all examples have a turn, or none has")
-            steps.setdefault(turn, {}).setdefault(number, []).append(index)
+            steps.setdefault(turn, []).append((number, index))
     return tuple(
         tuple(
-            (number, tuple(members[start : start + batch_size]))
-            for number, members in sorted(steps[turn].items())
-            for start in range(0, len(members), batch_size)
+            (max(number for number, _ in part), tuple(index for _, index in part))
+            for part in (steps[turn][start : start + batch_size] for start in range(0, len(steps[turn]), batch_size))
         )
         for turn in sorted(steps)
     )

@@ -32,6 +32,14 @@ def append(run: Path, event: dict[str, Any], *, flush: bool = False) -> None:
         raise MlxEmailError(f"cannot write {run / EVENTS}: {error.strerror or error}") from error
 
 
+def append_once(run: Path, event: dict[str, Any]) -> None:
+    """The same of what there is one of for a stage: a line of its kind that is there already, because a kill came
+    before what it says was published, is left out."""
+    kept = [each for each in read(run) if any(each.get(key) != event[key] for key in ("event", "stage"))]
+    files.write(run / EVENTS, "".join(json.dumps(each, allow_nan=False) + "\n" for each in kept))
+    append(run, event, flush=True)
+
+
 def read(run: Path) -> list[dict[str, Any]]:
     """The events so far. A line that is not whole (a kill while it was written) is left out."""
     try:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from mlx_email.config import Dpo, Kto, Reward, Sampled, Sft, Stage, Temporal
-from mlx_email.errors import DataError
+from mlx_email.errors import NothingToLearnError
 from mlx_email.labels.examples.augment import augmented
 from mlx_email.labels.examples.contrasts import contrasts
 from mlx_email.labels.examples.doubt import SETTLED
@@ -35,7 +35,7 @@ CUT = "prompts cut in the middle of the body"
 EQUAL = "pairs with equal completions left out"
 EMPTY = "empty completions left out"
 DOUBTFUL = "messages whose label is in doubt left out"
-CENSORED = "messages left out whose outcome could not be known by the end of their window's lookahead"
+CENSORED = "messages left out whose outcome could not be known by the end of a window's lookahead"
 
 
 Priorities = dict[tuple[str, Action], list[float]]  # of an owner's messages on which an action was taken
@@ -177,9 +177,11 @@ def of_windows(stage: Temporal, rows: Sequence[Row], writer: Writer) -> Iterable
     lines = [writer.renderer.actions[action] for action in ACTIONS]
     days = {"length": stage.window_days, "lookahead": stage.lookahead_days, "step": stage.step_days}
     turn = 0
-    for review in reviews(rows, **{name: timedelta(days=count) for name, count in days.items()}):
-        if review.censored:
-            writer.counts[CENSORED] += review.censored
+    looked_at = reviews(rows, **{name: timedelta(days=count) for name, count in days.items()})
+    known = {(found.row.user, found.row.message_id) for review in looked_at for found in review.found}
+    if censored := len({(row.user, row.message_id) for row in rows} - known):
+        writer.counts[CENSORED] += censored
+    for review in looked_at:
         count = len(review.found) if stage.window_messages is None else min(stage.window_messages, len(review.found))
         drawn = stream(writer.seed, "window", review.user, review.start.isoformat())
         for index in sorted(drawn.sample(range(len(review.found)), count)):
@@ -226,7 +228,8 @@ def settled(stage: Stage, examples: Sequence[Example], note: Callable[[str], obj
     """The stage with what its settings leave to the examples; a `note` says what that is.
 
     KTO: both classes weigh the same in all, the larger one 1 an example; its paper advises weight times number of the
-    desirable between 1 and 4/3 of the undesirable's (section 4.2). Raises DataError where there is one class only.
+    desirable between 1 and 4/3 of the undesirable's (section 4.2). Raises NothingToLearnError where there is one class
+    only.
     """
     if not isinstance(stage, Kto) or not examples:
         return stage
@@ -234,7 +237,7 @@ def settled(stage: Stage, examples: Sequence[Example], note: Callable[[str], obj
     counts = desirable, len(examples) - desirable
     if not all(counts):
         lacks = "desirable" if not counts[0] else "undesirable"
-        raise DataError(f"{stage.name}: none of {len(examples)} examples is {lacks}: KTO needs both kinds")
+        raise NothingToLearnError(f"{stage.name}: none of {len(examples)} examples is {lacks}: KTO needs both kinds")
     chosen = [stage.desirable_weight, stage.undesirable_weight]
     # Weight times number: of each class that has its weight, of the other then the same; of neither, the larger number.
     sums = [weight * count for weight, count in zip(chosen, counts, strict=True) if weight is not None]

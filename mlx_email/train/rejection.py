@@ -23,7 +23,7 @@ from mlx_email import files
 from mlx_email.algorithms import Context
 from mlx_email.algorithms.grpo import roll
 from mlx_email.config import Rsf
-from mlx_email.errors import DataError
+from mlx_email.errors import NothingToLearnError
 from mlx_email.model import lora
 from mlx_email.model.batch import Example
 from mlx_email.rewards.judge import Judged
@@ -84,7 +84,7 @@ def selection(
     """Sample `settings.samples` completions of each example's prompt by the policy as it is, and keep the best; read
     what is there already. `progress`: with how many more prompts are done, and the share of samples kept so far.
 
-    Raises DataError where nothing is kept.
+    Raises NothingToLearnError where nothing is kept.
     """
     if not examples:
         return Selection([], Counter())
@@ -103,7 +103,9 @@ def selection(
                 found.append(dataclasses.replace(example, completions=(*ids, *missing)))
         progress(len(part), counts[KEPT] / max(counts[SAMPLES], 1))
     if not found:
-        raise DataError(f"{settings.name}: none of {counts[SAMPLES]} samples is worth keeping: lower the threshold")
+        raise NothingToLearnError(
+            f"{settings.name}: none of {counts[SAMPLES]} samples is worth keeping: lower the threshold"
+        )
     return Selection(found, counts)
 
 

@@ -73,10 +73,31 @@ def refuse_changes(then: dict[str, Any], now: dict[str, Any], run: Path, stage: 
     return [f"{'.'.join(path)} was {was}, is {is_now}" for path, was, is_now in changed]
 
 
+# What no stage's result depends on: where the model is (what it is has a SHA-256), what the table was made from (it has
+# one too), how a step is computed and which policies are gone on with.
+ELSEWHERE = (
+    "model",
+    "synthetic",
+    "stages",
+    "memory",
+    "keep_checkpoints",
+    "compile",
+    "gradient_checkpointing",
+    "gate",
+    "target_accuracy",
+)
+
+
+def deciding(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a configuration as plain values what every stage's result depends on, its own settings apart."""
+    held = {name: value for name, value in settings.items() if name not in ELSEWHERE}
+    measured = {name: value for name, value in settings["evaluation"].items() if name != "max_messages"}
+    return {**held, "evaluation": measured}
+
+
 def _of_stage(settings: dict[str, Any], stage: str | None) -> dict[str, Any]:
-    """Without the other stages, and without what decides which of them there are."""
-    held = {name: value for name, value in settings.items() if name != "gate"}
-    return {**held, "stages": [each for each in settings["stages"] if each["name"] == stage]}
+    """What one stage's result depends on; None: what all do."""
+    return {**deciding(settings), "stages": [each for each in settings["stages"] if each["name"] == stage]}
 
 
 def refuse_settings(then: dict[str, Any], now: dict[str, Any], run: Path) -> None:

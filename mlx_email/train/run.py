@@ -37,11 +37,14 @@ def open_run(run: Path) -> Config:
 
 def last_policy(run: Path, config: Config) -> Path:
     """The folder of the policy with which the run ends, or has come to so far; UserError where there is none."""
-    if (run / METRICS).is_file() and (name := source.read_object(run / METRICS).get("final")) is not None:
-        return result(run, name)
-    for stage in reversed(config.stages):
-        if trains_policy(stage) and finished(run, stage.name):
-            return result(run, stage.name)
+    if (run / METRICS).is_file():
+        final = source.read_object(run / METRICS).get("final")
+        if final is not None and finished(run, final):
+            return result(run, final)
+    else:  # it was interrupted before anything of it was measured
+        for stage in reversed(config.stages):
+            if trains_policy(stage) and finished(run, stage.name):
+                return result(run, stage.name)
     if not any(map(trains_policy, config.stages)):
         raise UserError(f"{run} has no stage that trains a policy: it has a reward model only")
     raise UserError(f"{run} has no finished stage: go on with mlx-email train --resume {run}")

@@ -22,7 +22,7 @@ import mlx.optimizers as optim
 import msgspec
 
 from mlx_email import files
-from mlx_email.errors import DataError, MlxEmailError, ModelError
+from mlx_email.errors import MlxEmailError, ModelError, NothingToLearnError
 from mlx_email.model import checkpointing, lora, reward, source
 from mlx_email.train import batches, checkpoint, events, interrupts, memory, resume
 from mlx_email.train.loop import StepResult, derived_seed, train
@@ -50,12 +50,14 @@ def train_stage(job: Job) -> dict[str, Any]:
     """Train a stage from where it stands and publish its result; gives what stage.json holds.
 
     The base model has the adapters to begin with, and holds the stage's result afterwards; after a stage that trains
-    something else than the policy, such as a reward model, what it had. Raises DataError where there is nothing to
+    something else than the policy, such as a reward model, what it had. Raises NothingToLearnError without anything to
     train on, `resume`'s errors where the checkpoints are of something else, Interrupted after an interrupt, and
     MlxEmailError where the numbers, the disk or the memory end it; the checkpoints stay.
     """
     if not job.examples:
-        raise DataError(f"{job.stage.name}: there is nothing to learn from: the training split has no message for it")
+        raise NothingToLearnError(
+            f"{job.stage.name}: there is nothing to learn from: the training split has no message for it"
+        )
     plan = batches.plan(job.examples, job.stage.batch_size)
     updates = job.algorithm.updates(job.stage)
     steps = job.stage.epochs * batches.steps_per_epoch(plan, job.stage.accumulation) * updates

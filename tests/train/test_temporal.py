@@ -36,12 +36,12 @@ def found(number: int) -> Feedback:
     return Feedback(row, ACTIONS[number % 3], score, frozenset({"delete"}) if number == 4 else frozenset())
 
 
-def job(run, **stage):
+def job(run, windows=WINDOWS, **stage):
     made = small.job(run, settings=SETTINGS, train_on=sum(WINDOWS), held_out=5, branches=5, **stage)
-    turns = [turn for turn, count in enumerate(WINDOWS) for _ in range(count)]
+    turns = [turn for turn, count in enumerate(windows) for _ in range(count)]
     examples = [
-        dataclasses.replace(each, about=found(n), turn=turn)
-        for n, (each, turn) in enumerate(zip(made.examples, turns, strict=True))
+        dataclasses.replace(made.examples[n % sum(WINDOWS)], about=found(n % sum(WINDOWS)), turn=turn)
+        for n, turn in enumerate(turns)
     ]
     held_out = [dataclasses.replace(each, about=found(n)) for n, each in enumerate(made.held_out)]
     return dataclasses.replace(made, examples=examples, held_out=held_out)
@@ -134,7 +134,7 @@ def test_a_step_is_a_window_in_the_order_of_time(tmp_path):
 
 
 def test_the_stage_learns_what_did_well(tmp_path):
-    made = job(tmp_path / "run", epochs=24, validate_every=96)
+    made = job(tmp_path / "run", WINDOWS * 24, validate_every=96)
     whole = list(batches.once(made.examples, batches.plan(made.examples, 2)))
     before = temporal.measure(whole, made.base.model, STAGE, Context())
     train_stage(made)
@@ -164,6 +164,20 @@ def test_killed_in_a_window_the_stage_ends_the_same(step, tmp_path):
     assert len(whole["steps"]) == len(WINDOWS)
 
 
-def test_a_window_is_one_step():
+def test_a_window_is_one_step_and_comes_once():
     with pytest.raises(ValueError, match="a window is a step"):
         Temporal(accumulation=2)
+    with pytest.raises(ValueError, match="time passes once"):
+        Temporal(epochs=2)
+
+
+def test_a_window_is_cut_by_length_into_as_few_micro_batches_as_it_takes(tmp_path):
+    made = job(tmp_path / "run")
+    plan = batches.plan(made.examples, 2)
+    for turn, count in zip(plan.turns, WINDOWS, strict=True):
+        assert len(turn) == -(-count // 2)
+        for bucket, indices in turn:
+            lengths = [len(made.examples[index].prompt) for index in indices]
+            assert max(lengths) <= plan.widths[bucket][0]
+    used = {bucket for turn in plan.turns for bucket, _ in turn}
+    assert len({plan.widths[bucket] for bucket in used}) <= batches.MAX_SHAPES

@@ -1,9 +1,12 @@
 """What came after a message, and by that how well what its owner did with it turned out: the feedback of time.
 
-Source: stage 5 (temporal RLHF). An answered message scores 1.0 where the matter then went on, 0.7 where it did not; a
-kept one 0.2 where its sender came back, 0.8 where nobody did. The source leaves forwarding and deleting open; here a
-forward scores 0.8 and 0.4 where its sender came back all the same, a deletion 0.9, and 0.1 where the mail was wanted
-after all: both a little further out than keeping, as a deletion is for good.
+Source: stage 5 (temporal RLHF). An answered message scores 1.0 where the matter went on after the answer, 0.7 where it
+did not; a kept one 0.2 where its sender came back, 0.8 where they did not. The source leaves forwarding and deleting
+open; here a forward scores 0.8 and 0.4 where the sender came back all the same, a deletion 0.9, and 0.1 where they did:
+both a little further out than keeping, as a deletion is for good.
+
+A matter goes on by whatever refers to the message, is of its thread, or is its sender's on its subject. The sender
+comes back by the same of their own: what others write on a list says nothing of mail that was kept.
 
 Nothing later than a horizon counts: neither mail, nor what the owner did by then. (!) The source scans all that came
 later once per message; here each look-up is a bisection in a list found by its key.
@@ -22,7 +25,7 @@ from mlx_email.labels.examples.windows import LENGTH, LOOKAHEAD, STEP, sliding_w
 from mlx_email.labels.schema import Action, Observed, Row, predicted_action
 from mlx_email.labels.subjects import normal_subject
 
-# What was done -> its score where the matter went on, and where it did not.
+# What was done -> its score where the matter went on (replied) or its sender came back (others), and where not.
 SCORES: Mapping[Observed, tuple[float, float]] = {
     "replied": (1.0, 0.7),
     "forwarded": (0.4, 0.8),
@@ -60,26 +63,28 @@ class Later:
 
     def __init__(self, mail: Sequence[Row]) -> None:
         """`mail` oldest first."""
-        referring: dict[str, list[datetime]] = defaultdict(list)
-        threads: dict[str, list[datetime]] = defaultdict(list)
-        subjects: dict[tuple[str, str], list[datetime]] = defaultdict(list)
+        # By what joins it to an earlier message, and by that and its sender.
+        self._anybody: dict[tuple[str, ...], list[datetime]] = defaultdict(list)
+        self._sender: dict[tuple[str, ...], list[datetime]] = defaultdict(list)
         for row in mail:
-            for name in {*row.references, *filter(None, [row.in_reply_to])}:
-                referring[_id(name)].append(row.date)
-            threads[row.thread_id].append(row.date)
-            subjects[_subject(row)].append(row.date)
-        self._referring, self._threads, self._subjects = dict(referring), dict(threads), dict(subjects)
+            names = {("id", _id(name)) for name in (*row.references, *filter(None, [row.in_reply_to]))}
+            for key in (*sorted(names), ("thread", row.thread_id)):
+                self._anybody[key].append(row.date)
+                self._sender[*key, row.sender.casefold()].append(row.date)
+            self._sender["subject", normal_subject(row.subject), row.sender.casefold()].append(row.date)
 
-    def continued(self, row: Row, horizon: datetime) -> bool:
-        """Whether, after a message and before the horizon, one came that refers to it, one of its thread, or one on its
-        subject from its sender."""
-        subject = _subject(row)
-        known = (
-            self._referring.get(_id(row.message_id), ()),
-            self._threads.get(row.thread_id, ()) if row.thread_id else (),
-            self._subjects.get(subject, ()) if all(subject) else (),
+    def went_on(self, row: Row, after: datetime, horizon: datetime) -> bool:
+        """Whether, after a moment and before the horizon, a message came that refers to this one or is of its thread,
+        or one on its subject from its sender."""
+        return self.came_back(row, after, horizon) or any(
+            _between(self._anybody.get(key, ()), after, horizon) for key in _keys(row)
         )
-        return any(bisect_right(dates, row.date) < bisect_left(dates, horizon) for dates in known)
+
+    def came_back(self, row: Row, after: datetime, horizon: datetime) -> bool:
+        """The same, of its sender's own messages."""
+        sender, subject = row.sender.casefold(), normal_subject(row.subject)
+        keys = [(*key, sender) for key in _keys(row)] + ([("subject", subject, sender)] if subject else [])
+        return any(_between(self._sender.get(key, ()), after, horizon) for key in keys)
 
 
 def seen(row: Row, horizon: datetime) -> Row | None:
@@ -111,11 +116,15 @@ def feedback(row: Row, horizon: datetime, later: Later) -> Feedback | None:
     by_then = seen(row, horizon)
     if by_then is None:
         return None
-    went_on, rested = SCORES[by_then.action]
+    if by_then.action == "replied":
+        answered = row.date + timedelta(hours=by_then.response_time_hours or 0.0)
+        more = later.went_on(row, answered, horizon)
+    else:
+        more = later.came_back(row, row.date, horizon)
     return Feedback(
         row=row,
         seen=predicted_action(by_then.action, by_then.response_time_hours),
-        score=went_on if later.continued(row, horizon) else rested,
+        score=SCORES[by_then.action][not more],
         doubtful=doubtful(by_then),
     )
 
@@ -157,8 +166,13 @@ def each_alone(rows: Iterable[Row], within: Iterable[Row], lookahead: timedelta 
             yield found
 
 
-def _subject(row: Row) -> tuple[str, str]:
-    return normal_subject(row.subject), row.sender.casefold()
+def _keys(row: Row) -> list[tuple[str, str]]:
+    """What joins a later message to this one."""
+    return [("id", _id(row.message_id)), *([("thread", row.thread_id)] if row.thread_id else [])]
+
+
+def _between(dates: Sequence[datetime], after: datetime, horizon: datetime) -> bool:
+    return bisect_right(dates, after) < bisect_left(dates, horizon)
 
 
 def _id(name: str) -> str:

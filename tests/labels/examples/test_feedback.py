@@ -55,29 +55,50 @@ def test_what_was_done_is_scored_by_what_came(done, action, went_on, rested):
 
 
 @pytest.mark.parametrize(
-    ("fields", "goes_on"),
+    ("fields", "goes_on", "comes_back"),
     [
-        ({"subject": "Fwd: RE: Plan"}, True),
-        ({"subject": "Plan", "sender": "BOB@y.org"}, True),
-        ({"subject": "Plan", "sender": "eve@y.org"}, False),  # another person's mail of that name
-        ({"subject": "RE: plan b"}, False),
-        ({"references": ("<else@y>", "<one@y>"), "sender": "eve@y.org"}, True),
-        ({"in_reply_to": "one@y", "sender": "eve@y.org"}, True),
-        ({"in_reply_to": "two@y"}, False),
-        ({"thread_id": "t", "sender": "eve@y.org"}, True),
-        ({"thread_id": "u"}, False),
+        ({"subject": "Fwd: RE: Plan"}, True, True),
+        ({"subject": "Plan", "sender": "BOB@y.org"}, True, True),
+        ({"subject": "Plan", "sender": "eve@y.org"}, False, False),  # another person's mail of that name
+        ({"subject": "RE: plan b"}, False, False),
+        ({"references": ("<else@y>", "<one@y>")}, True, True),
+        ({"references": ("<else@y>", "<one@y>"), "sender": "eve@y.org"}, True, False),
+        ({"in_reply_to": "one@y", "sender": "eve@y.org"}, True, False),
+        ({"in_reply_to": "two@y"}, False, False),
+        ({"thread_id": "t"}, True, True),
+        ({"thread_id": "t", "sender": "eve@y.org"}, True, False),
+        ({"thread_id": "u"}, False, False),
     ],
 )
-def test_what_goes_on_a_message(fields, goes_on):
+def test_what_goes_on_a_matter_and_whose_coming_back_counts(fields, goes_on, comes_back):
     first = letter(0, "one@y", subject="Plan", thread_id="t")
-    assert Later([first, letter(1, **fields)]).continued(first, HORIZON) is goes_on
-    assert not Later([letter(-1, **fields), first]).continued(first, HORIZON)  # it came before
-    assert not Later([first, letter(7, **fields)]).continued(first, HORIZON)  # at the horizon: too late
+
+    def found(mail):
+        return tuple(ask(first, first.date, HORIZON) for ask in (Later(mail).went_on, Later(mail).came_back))
+
+    assert found([first, letter(1, **fields)]) == (goes_on, comes_back)
+    assert found([letter(-1, **fields), first]) == (False, False)  # it came before
+    assert found([first, letter(7, **fields)]) == (False, False)  # at the horizon: too late
+
+
+def test_what_others_write_says_nothing_of_mail_that_was_kept():
+    first = letter(0, "one@y", thread_id="t")
+    mail = [first, letter(1, sender="eve@y.org", thread_id="t")]
+    assert feedback(first, HORIZON, Later(mail)).score == 0.8
+    replied = msgspec.structs.replace(first, action="replied", response_time_hours=1.0)
+    assert feedback(replied, HORIZON, Later(mail)).score == 1.0
+
+
+def test_only_what_comes_after_the_answer_goes_on_it():
+    """A sender who asks again, is answered and is content: the matter did not go on."""
+    asked, again = letter(0, subject="Plan", **answered(48.0)), letter(1, subject="Plan")
+    assert feedback(asked, HORIZON, Later([asked, again])).score == 0.7
+    assert feedback(asked, HORIZON, Later([asked, again, letter(3, subject="Plan")])).score == 1.0
 
 
 def test_no_subject_and_no_thread_join_nothing():
     first = letter(0, subject="Re:", thread_id="")
-    assert not Later([first, letter(1, subject="RE: ", thread_id="")]).continued(first, HORIZON)
+    assert not Later([first, letter(1, subject="RE: ", thread_id="")]).went_on(first, first.date, HORIZON)
 
 
 # What could be known
@@ -148,25 +169,26 @@ def mailboxes(draw) -> list[Row]:
 
 
 def scanned(rows: list[Row], row: Row, horizon: datetime) -> bool:
-    """The quadratic twin of `continued`."""
+    """The quadratic twin of what decides a score."""
+    by_then = seen(row, horizon)
+    replied = by_then.action == "replied"
+    since = row.date + timedelta(hours=by_then.response_time_hours) if replied else row.date
 
     def follows(other: Row) -> bool:
         subject = normal_subject(row.subject)
-        return (
-            other.in_reply_to == row.message_id
-            or (bool(row.thread_id) and other.thread_id == row.thread_id)
-            or (bool(subject) and (normal_subject(other.subject), other.sender) == (subject, row.sender))
-        )
+        joined = other.in_reply_to == row.message_id or (bool(row.thread_id) and other.thread_id == row.thread_id)
+        same = other.sender == row.sender
+        return (joined and (replied or same)) or (bool(subject) and normal_subject(other.subject) == subject and same)
 
-    return any(other.user == row.user and row.date < other.date < horizon and follows(other) for other in rows)
+    return any(other.user == row.user and since < other.date < horizon and follows(other) for other in rows)
 
 
 @given(mailboxes())
 def test_as_a_scan_finds_it(rows):
     for review in reviews(rows):
         for found in review.found:
-            went_on, rested = module.SCORES[seen(found.row, review.horizon).action]
-            assert found.score == (went_on if scanned(rows, found.row, review.horizon) else rested)
+            more, rested = module.SCORES[seen(found.row, review.horizon).action]
+            assert found.score == (more if scanned(rows, found.row, review.horizon) else rested)
 
 
 def after(rows: list[Row], moment: datetime, changed: bool) -> list[Row]:
@@ -214,8 +236,8 @@ def test_a_look_beyond_would_be_seen(monkeypatch):
         patch.setattr(module, "seen", lambda row, horizon: honest(row, horizon + 60 * DAY))
         assert differs([letter(0), msgspec.structs.replace(slow, response_time_hours=24 * 50.0)], 44)
     with monkeypatch.context() as patch:
-        whenever = Later.continued
-        patch.setattr(Later, "continued", lambda self, row, horizon: whenever(self, row, horizon + 60 * DAY))
+        whenever = Later.came_back
+        patch.setattr(Later, "came_back", lambda self, row, at, horizon: whenever(self, row, at, horizon + 60 * DAY))
         assert differs(rows, 44)
 
 
