@@ -198,10 +198,10 @@ def refuse_code(run: Path, config: Config, overrides: Sequence[str], *, force: b
 
 def few_rows(table: Path, split: Split, most: int | None) -> list[Row]:
     """`spread` rows of a split, with as much of their bodies as a prompt takes."""
-    return spread(list(read_rows(table, split, body_characters=BODY_CHARACTERS)), most)
+    return list(spread(list(read_rows(table, split, body_characters=BODY_CHARACTERS)), most))
 
 
-def spread(rows: list[Row], most: int | None) -> list[Row]:
+def spread(rows: Sequence[Row], most: int | None) -> Sequence[Row]:
     """At most `most` rows, evenly spaced over the file's order (by owner, then time); all where None."""
     if most is None or len(rows) <= most:
         return rows

@@ -29,6 +29,7 @@ from mlx_email.jobs import (
     refuse_code,
     refuse_rewards,
     rewarded_by,
+    spread,
     stages_of_run,
     whole,
 )
@@ -52,6 +53,7 @@ from mlx_email.train.run import DATA
 from mlx_email.train.session import tag
 from mlx_email.train.stage import finished, result, train_stage
 
+RANKED = 500  # messages to test on, at most, that a reward model ranks the answers of: it has five of each
 TEST_PREDICTIONS = "test.csv"  # RUN/STAGE/test.csv, as `evaluate.predictions` writes it
 EMPTY = Row(message_id="", user="", date=datetime(1970, 1, 1, tzinfo=UTC), sender="")
 
@@ -319,7 +321,8 @@ def tested(run: Run, stage: AnyStage, rows: Sequence[Row]) -> dict[str, Any]:
     if isinstance(stage, Reward):
         model = rewarding.load(run.base, result(run.folder, stage.name))
         split = whole(stage, run.folder / DATA / FEATURES, "test")
-        found = {**evaluate_reward(model, run.words, stage, run.config, rows, split), "of_messages": len(rows)}
+        some = spread(rows, RANKED)
+        found = {**evaluate_reward(model, run.words, stage, run.config, some, split), "of_messages": len(rows)}
     else:
         put_adapters(result(run.folder, stage.name) / lora.ADAPTERS, run.base.model)
         said = predict(Policy(run.base, run.words, run.config, stage.name), rows, run.progress)

@@ -39,7 +39,8 @@ def trajectory(algorithm: str, run: Path) -> np.ndarray:
     """Loss and gradient norm of each step, (STEPS, 2) float64."""
     short = f"max_steps: {STEPS}, batch_size: 1, accumulation: 2, learning_rate: 1.0e-3, validate_every: null"
     stages = f"stages=[{{algorithm: {algorithm}, {short}}}]"
-    chosen = config.load("quickstart", ["lora.dropout=0.1", "max_prompt_tokens=140", "compile=false", stages])
+    adapters = ["lora.layers=null", "lora.rank=16", "lora.alpha=32", "lora.dropout=0.1"]
+    chosen = config.load("quickstart", [*adapters, "max_prompt_tokens=140", "compile=false", stages])
     base = loading.load("tiny")
     words = renderer(base.tokenizer, history=chosen.sender_history)
     adapters = runs.adapt(base, chosen, chosen.stages[0])
