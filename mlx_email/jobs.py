@@ -34,7 +34,6 @@ from mlx_email.train import run as runs
 from mlx_email.train.examples import Writer, examples_of, settled
 from mlx_email.train.loop import derived_seed
 from mlx_email.train.rejection import selection
-from mlx_email.train.resume import identity
 from mlx_email.train.run import DATA
 from mlx_email.train.session import Job
 from mlx_email.train.stage import RECORD, finished, result
@@ -56,6 +55,9 @@ class Run:
     base: Base  # with adapters
     words: Renderer
     progress: Progress
+    identity: dict[
+        str, Any
+    ]  # what its checkpoints belong to (`train.resume.identity`): reading all weights takes a while
     tracking: Tracking = field(default_factory=lambda: Tracking({}))
 
 
@@ -86,7 +88,7 @@ def job_of(run: Run, stage: Stage, parent: str | None, bar: StepBar) -> Job:
         examples=examples,
         held_out=gather(stage, held_out, words, config, whole(stage, table, "validation"))[1],
         left_out=dict(counts),
-        identity=identity(base, run.folder / DATA, config),
+        identity=run.identity,
         on_step=bar.step,
         note=progress.note,
         on_event=run.tracking.event,

@@ -37,11 +37,11 @@ def of(
     run: Path,
     stage: Stage,
     config: Config,
-    prints: Mapping[str, str],
+    identity: Mapping[str, Any],
     parent: str | None,
     rewarded_by: str | None,
 ) -> dict[str, Any]:
-    """The lineage of a stage that is about to be trained. `prints`: `resume.fingerprints`; `parent`: the stage whose
+    """The lineage of a stage that is about to be trained. `identity`: `resume.identity`; `parent`: the stage whose
     adapters it begins with; `rewarded_by`: the stage whose reward model it asks."""
     return {
         "stage": stage.name,
@@ -50,8 +50,8 @@ def of(
         "inputs": {
             "stage": msgspec.to_builtins(stage),
             "settings": resume.deciding(msgspec.to_builtins(config)),
-            "base": prints["base"],
-            "data": prints["data"],
+            "base": identity["base"],
+            "data": identity["data"],
             "parent_adapter": None if parent is None else files.sha256(result(run, parent) / lora.ADAPTERS),
             "reward_model": None if rewarded_by is None else _reward_model(run, rewarded_by),
             "reward_code": _reward_code(stage),
@@ -59,7 +59,7 @@ def of(
         "config": digest(configuration.dump(config)),
         "model": config.model,
         "seed": config.seed,
-        "environment": resume.environment(),
+        "environment": identity["environment"],
     }
 
 

@@ -108,7 +108,7 @@ def train(
         about = {**resuming.environment(), **resuming.fingerprints(base, folder / DATA)}
         files.write_json(folder / runs.ENVIRONMENT, about)
     with files.locked(run):
-        return follow(Run(run, config, base, words, progress, tracking))
+        return follow(Run(run, config, base, words, progress, resuming.identity(base, run / DATA, config), tracking))
 
 
 def resume(
@@ -139,11 +139,12 @@ def resume(
             refuse_stages(base, config.stages)
             if config.synthetic != began.synthetic:
                 raise configuration.ConfigError(f"{run}: synthetic cannot change: the run has its mail")
+        identity = resuming.identity(base, run / DATA, config)
         about = source.read_object(run / runs.ENVIRONMENT)
-        resuming.refuse_others({"base": None, "data": None, **about}, resuming.fingerprints(base, run / DATA), run)
+        resuming.refuse_others({"base": None, "data": None, **about}, identity, run)
         files.write(run / runs.CONFIG, configuration.dump(config))
         words = renderer(base.tokenizer, history=config.sender_history)
-        return follow(Run(run, config, base, words, progress, tracking), force=force)
+        return follow(Run(run, config, base, words, progress, identity, tracking), force=force)
 
 
 def refuse_stages(base: Base, stages: Sequence[AnyStage]) -> None:
@@ -178,7 +179,6 @@ def chain(run: Run, record: dict[str, Any], *, force: bool) -> None:
     """Train what is not trained yet and judge each policy on the validation split; `record`, which is published after
     every stage, gets what is said of each, and `final`: the policy with which the run goes on."""
     config, folder, progress = run.config, run.folder, run.progress
-    prints = resuming.fingerprints(run.base, folder / DATA)
     fresh = Frozen.of(run.base.model)
     rows = few_rows(folder / DATA / FEATURES, "validation", config.gate.messages)
     if not rows:
@@ -191,7 +191,7 @@ def chain(run: Run, record: dict[str, Any], *, force: bool) -> None:
             progress.note(f"{stage.name}: left out, as {reason}")
             continue
         begins = parent_of(stage, last, done)
-        now = lineage.of(folder, stage, config, prints, begins, rewarded_by(stage, config))
+        now = lineage.of(folder, stage, config, run.identity, begins, rewarded_by(stage, config))
         if line := lineage.settle(folder, now, force=force):
             progress.note(line)
             publish(run, record, last)  # what was measured of what is put aside now is no longer so

@@ -17,7 +17,7 @@ from mlx_email.labels.schema import ACTIONS
 from mlx_email.model.wording import prompt_text
 
 SMALL = ["--set", "synthetic.messages=400", "--set", "evaluation.max_messages=40"]
-STEPS = ["--set", "stages.sft.max_steps=12", "--set", "stages.sft.log_every=5"]
+STEPS = ["--stage", "sft", "--set", "stages.sft.max_steps=12", "--set", "stages.sft.log_every=5"]
 
 CHECKPOINT = ("adapter_config.json", "manifest.json", "state.json")
 LETTER = """From: Bob Hill <bob@sales.example>
@@ -179,7 +179,7 @@ def test_the_export_runs_in_mlx_lm_and_agrees_with_its_adapter(tmp_path, capsys)
     from mlx_email.model import source
 
     run, out = tmp_path / "run", tmp_path / "exported"
-    steps = ["--set", "stages.sft.max_steps=60", "--set", "synthetic.messages=1500"]
+    steps = ["--stage", "sft", "--set", "stages.sft.max_steps=120", "--set", "synthetic.messages=1500"]
     metrics = json.loads(output(capsys, "train", "--out", str(run), *steps, "--json"))
     accuracy = metrics["stages"]["sft"]["test"]["accuracy"]
     assert accuracy > metrics["test"]["baselines"]["majority"] + 0.1
@@ -199,3 +199,18 @@ def test_the_export_runs_in_mlx_lm_and_agrees_with_its_adapter(tmp_path, capsys)
 
     assert main(["export", str(run), "--out", str(out)]) == 2
     assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_run_without_arguments_does_all_stages(tmp_path, capsys):
+    """Every stage of the shipped configuration, a few steps each; the table has a line for each."""
+    names = ["sft", "reward", "grpo", "dpo", "kto", "temporal", "rsf"]
+    short = [f"stages.{name}.max_steps=2" for name in names] + ["stages.rsf.prompts=8", "gate.messages=40"]
+    settings = [part for setting in short for part in ("--set", setting)]
+    said = output(capsys, "train", "--out", str(tmp_path / "run"), *SMALL, *settings)
+    listed = [line.split()[0] for line in said.splitlines() if line.startswith("  ")]
+    assert listed[2:-1] == names and listed[-1] == "best"
+    record = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert list(record["stages"]) == names and record["final"] in names
+    assert all("validation" in record["stages"][name] for name in names if name != "reward")
+    assert (tmp_path / "run/temporal/lineage.json").is_file()

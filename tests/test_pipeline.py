@@ -109,6 +109,7 @@ def test_without_a_gate_it_goes_on(train, says, tmp_path):
     assert read(tmp_path / "run/metrics.json")["final"] == "c"
 
 
+@pytest.mark.slow
 def test_small_steps_down_do_not_add_up(train, says, tmp_path):
     """Each is compared with the best there was, not with the one before it."""
     says(a=0.8, b=0.72, c=0.64)
@@ -119,6 +120,7 @@ def test_small_steps_down_do_not_add_up(train, says, tmp_path):
     assert record["final"] == "a"
 
 
+@pytest.mark.slow
 def test_the_run_ends_with_the_policy_before_a_last_stage_that_is_worse(train, says, tmp_path, capsys):
     says(a=0.5, b=0.9, c=0.1)
     assert train() == 0
@@ -182,6 +184,7 @@ def test_test_mail_is_looked_at_when_all_stages_are_done(train, folder, tmp_path
     assert both[0]["validation"] == both[1]["validation"] and both[0]["test"] != both[1]["test"]
 
 
+@pytest.mark.slow
 def test_predictions_are_written_and_read_back(train, folder, tmp_path):
     assert train() == 0
     for split, file in (("validation", "validation.csv"), ("test", "test.csv")):
@@ -195,6 +198,7 @@ def test_predictions_are_written_and_read_back(train, folder, tmp_path):
     assert measured["messages"] == len(found) == 10
 
 
+@pytest.mark.slow
 def test_without_validation_mail_everything_is_kept(train, folder, tmp_path, capsys):
     table = pq.read_table(folder / "table/features.parquet")
     few = table.filter(pa.array([split != "validation" for split in table["split"].to_pylist()]))
@@ -206,6 +210,7 @@ def test_without_validation_mail_everything_is_kept(train, folder, tmp_path, cap
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
 
 
+@pytest.mark.slow
 def test_few_messages_roll_nothing_back(train, says, tmp_path):
     says(a=0.9, b=0.1, c=0.1)
     assert train(stages(), f"gate.messages={gate.FEWEST - 1}") == 0
@@ -225,6 +230,7 @@ def test_a_stage_without_anything_to_learn_from_is_left_out(train, says, tmp_pat
     assert "nothing to learn from" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_verdict_is_of_two_policies_not_of_two_names(train, says, tmp_path, monkeypatch):
     """Trained again, the one that a stage was compared with is another."""
     says(a=0.5, b=0.9, c=0.5)
@@ -238,6 +244,7 @@ def test_a_verdict_is_of_two_policies_not_of_two_names(train, says, tmp_path, mo
     assert read(run / "metrics.json")["final"] == "c"
 
 
+@pytest.mark.slow
 def test_a_lower_target_takes_nothing_away(train, says, tmp_path):
     says(a=0.5, b=0.8, c=0.8)
     assert train() == 0
@@ -246,6 +253,7 @@ def test_a_lower_target_takes_nothing_away(train, says, tmp_path):
     assert (tmp_path / "run/metrics.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_only_reported(train, says, tmp_path, monkeypatch):
     says(a=0.5, b=0.8, c=0.8)
     assert train() == 0
@@ -273,6 +281,7 @@ def test_every_stage_says_what_made_it(train, says, tmp_path):
     assert found["c"]["seed"] == 0 and len(found["c"]["config"]) == 64
 
 
+@pytest.mark.slow
 def test_a_run_is_made_again_from_its_folder_alone(train, tmp_path):
     assert train() == 0
     run, again = tmp_path / "run", tmp_path / "again"
@@ -321,6 +330,7 @@ def test_what_has_not_changed_is_not_trained_again(train, says, tmp_path, monkey
     assert (run / lineage.REPLACED / "b-2").is_dir()
 
 
+@pytest.mark.slow
 def test_a_setting_of_the_run_changes_all_of_it(train, says, tmp_path, monkeypatch, capsys):
     says(a=0.5, b=0.5, c=0.5)
     assert train() == 0
@@ -331,6 +341,7 @@ def test_a_setting_of_the_run_changes_all_of_it(train, says, tmp_path, monkeypat
     assert names == list(NAMES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["stages.c.log_every=3", "gate.messages=5", "evaluation.max_messages=7"])
 def test_what_no_result_depends_on_trains_nothing(setting, train, says, tmp_path, monkeypatch):
     says(a=0.5, b=0.5, c=0.5)
@@ -345,6 +356,7 @@ def test_what_no_result_depends_on_trains_nothing(setting, train, says, tmp_path
         assert record["stages"]["c"]["test"]["messages"] == 7
 
 
+@pytest.mark.slow
 def test_a_stage_that_is_not_finished_is_begun_again_with_other_settings(train, says, tmp_path, monkeypatch):
     says(a=0.5, b=0.5, c=0.5)
 
@@ -374,6 +386,7 @@ def killed_in(monkeypatch, stage: str) -> None:
     monkeypatch.setattr(pipeline, "train_stage", training)
 
 
+@pytest.mark.slow
 def test_a_forced_run_that_was_killed_goes_on_without_force(train, says, tmp_path, monkeypatch):
     """What its stages began with has changed already: nothing is asked for again. And nothing old is used."""
     says(a=0.5, b=0.5, c=0.5)
@@ -394,6 +407,7 @@ def test_a_forced_run_that_was_killed_goes_on_without_force(train, says, tmp_pat
         assert adapters(run, name) == adapters(tmp_path / "new", name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", ["gate.messages=35", "evaluation.max_messages=7"])
 def test_a_stage_that_is_not_finished_goes_on_with_what_it_does_not_depend_on(
     setting, train, says, tmp_path, monkeypatch
@@ -407,6 +421,7 @@ def test_a_stage_that_is_not_finished_goes_on_with_what_it_does_not_depend_on(
     assert not (tmp_path / "run" / lineage.REPLACED).exists()
 
 
+@pytest.mark.slow
 def test_a_run_without_lineage_is_made_again_by_force_only(train, says, tmp_path, monkeypatch, capsys):
     says(a=0.5, b=0.5, c=0.5)
     assert train() == 0
@@ -418,6 +433,7 @@ def test_a_run_without_lineage_is_made_again_by_force_only(train, says, tmp_path
     assert "nothing says what it was made from" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_force_checks_a_list_of_stages_as_train_does(train, says, tmp_path, capsys):
     says(a=0.5, b=0.5, c=0.5)
     assert train() == 0

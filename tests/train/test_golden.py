@@ -65,7 +65,7 @@ def trajectory(algorithm: str, run: Path) -> np.ndarray:
 
 
 # Not of those that sample: one digit more or less draws another token, and what follows is another trajectory.
-NAMES = sorted(ALGORITHMS.keys() - {"grpo", "rsf"})
+NAMES = sorted(ALGORITHMS.keys() - {"grpo", "rsf", "temporal"})
 ONE_FAST = [pytest.param(name, marks=[] if name == "sft" else [pytest.mark.slow]) for name in NAMES]
 
 
