@@ -125,7 +125,7 @@ def test_an_unknown_setting(capsys):
     Path("c.yaml").write_text("modle: tiny\n")
     assert "did you mean model?" in refused(capsys, "train", "--config", "c.yaml", "--out", "out")
     assert "did you mean rank?" in refused(capsys, "train", "--set", "lora.rnk=1", "--out", "out")
-    assert "the configuration has sft" in refused(capsys, "train", "--stage", "dpo", "--out", "out")
+    assert "the configuration has sft" in refused(capsys, "train", "--stage", "other", "--out", "out")
     assert "use --model" in refused(capsys, "train", "--set", "model=smollm2", "--out", "out")
     assert "no projection nope" in refused(capsys, "train", "--set", "lora.targets=[nope]", "--out", "out")
     assert "raise it" in refused(capsys, "train", "--set", "max_prompt_tokens=5", "--out", "out")

@@ -114,7 +114,7 @@ def test_only_training_mail_is_trained_on_and_only_test_mail_is_measured(table, 
     monkeypatch.setattr(
         measure, "action_logps", lambda b, r, rows, **k: honest_score(b, r, seen.setdefault(rows[0].split, rows), **k)
     )
-    few = ["--set", "stages.sft.max_steps=1", "--json"]
+    few = ["--stage", "sft", "--set", "stages.sft.max_steps=1", "--json"]
     assert main(["train", str(table), "--out", str(tmp_path / "run"), *few]) == 0
     for split, rows in seen.items():
         assert [row.message_id for row in rows] == [row.message_id for row in read_rows(table, split)], split
