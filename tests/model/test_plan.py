@@ -50,7 +50,9 @@ def test_adapters_are_counted_as_they_are():
         about["num_key_value_heads"],
     )
     chosen = config.load("quickstart")
-    lora.apply(base.model, lora.Lora(chosen.lora.rank, 32.0, 0.0, chosen.lora.targets, layers=chosen.lora.layers), seed=0)
+    lora.apply(
+        base.model, lora.Lora(chosen.lora.rank, 32.0, 0.0, chosen.lora.targets, layers=chosen.lora.layers), seed=0
+    )
     counted = sum(array.size for array in lora.adapter_arrays(base.model).values())
     assert shape.adapter_parameters(chosen) == counted
 
