@@ -1,7 +1,7 @@
 """All stages of the embedded run, beside SFT alone given as long: `python benchmarks/pipeline.py FOLDER`.
 
-For every seed (`--seeds 3`) the run of `mlx-email train` without arguments; then SFT alone, with as many steps as take
-as long as the training of all stages took, in its own seconds a step. All figures are of the test split.
+For every seed (`--seeds 3`) the run of `mlx-email train` without arguments; with `--alone` SFT alone, with as many steps
+as take as long as the training of all stages took, in its own seconds a step. All figures are of the test split.
 FOLDER is made; what is there already is not trained again.
 """
 
@@ -39,31 +39,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--alone", action="store_true", help="SFT alone too")
     asked = parser.parse_args()
     progress = Progress()
-    whole, alone = [], []
-    for seed in range(asked.seeds):
-        whole.append(made(asked.folder / f"all-{seed}", [f"seed={seed}"], progress))
-        took = seconds(asked.folder / f"all-{seed}")
-        steps = source.read_object(asked.folder / f"all-{seed}" / "sft" / "stage.json")["steps"]
-        as_long = round(steps * sum(took.values()) / took["sft"])
-        # As many steps as the schedule is made for, in as many epochs as that takes.
-        length = [f"stages.0.max_steps={as_long}", "stages.0.epochs=20"]
-        only = [f"seed={seed}", "stages=[" + sft_alone() + "]", *length]
-        alone.append((as_long, made(asked.folder / f"sft-{seed}", only, progress)))
-    print(f"means over {asked.seeds} seeds, with 95% intervals of the mean; test split, {whole[0]['final']} at the end")
+    runs_of = {seed: asked.folder / f"all-{seed}" for seed in range(asked.seeds)}
+    whole = [made(run, [f"seed={seed}"], progress) for seed, run in runs_of.items()]
+    print(f"means over {asked.seeds} seeds, with 95% intervals of the mean; test split")
     for name in whole[0]["stages"]:
         measured = [record["stages"][name] for record in whole if name in record["stages"]]
         kept = sum(each.get("kept", True) for each in measured)
         figure = "accuracy" if "accuracy" in measured[0]["test"] else "pair_accuracy"
-        print(f"  {name:12s} {figure:14s} {interval([each['test'][figure] for each in measured])}  kept {kept}")
+        said = interval([each["test"][figure] for each in measured])
+        took = interval([seconds(run)[name] for run in runs_of.values()])
+        print(f"  {name:12s} {figure:14s} {said}  kept {kept} of {len(measured)}, {took} s")
     ends = [record["stages"][record["final"]]["test"]["accuracy"] for record in whole]
     best = [record["test"]["baselines"]["best_possible"] for record in whole]
-    print(f"  the end of the run          {interval(ends)}; best possible {interval(best)}")
-    print(f"  below the best possible     {interval([b - e for b, e in zip(best, ends, strict=True)])}")
-    steps_alone = ", ".join(str(count) for count, _ in alone)
-    only_sft = [record["stages"]["sft"]["test"]["accuracy"] for _, record in alone]
-    print(f"  SFT alone, as long ({steps_alone} steps) {interval(only_sft)}")
+    print(f"  the end of the run {interval(ends)}; best possible {interval(best)}")
+    print(f"  below the best possible {interval([b - e for b, e in zip(best, ends, strict=True)])}", flush=True)
+    alone = []
+    for seed, run in runs_of.items() if asked.alone else ():
+        took = seconds(run)
+        steps = round(source.read_object(run / "sft" / "stage.json")["steps"] * sum(took.values()) / took["sft"])
+        length = [f"stages.0.max_steps={steps}", "stages.0.epochs=20"]  # as long as that takes
+        settings = [f"seed={seed}", f"stages=[{sft_alone()}]", *length]
+        record = made(asked.folder / f"sft-{seed}", settings, progress)
+        alone.append(record["stages"]["sft"]["test"]["accuracy"])
+        print(f"  SFT alone, seed {seed}, {steps} steps: {alone[-1]:.3f}", flush=True)
+    if alone:
+        print(f"  SFT alone, as long {interval(alone)}")
 
 
 def sft_alone() -> str:
