@@ -1,7 +1,7 @@
 """All stages of the embedded run, beside SFT alone given as long: `python benchmarks/pipeline.py FOLDER`.
 
-For every seed (`--seeds 3`) the run of `mlx-email train` without arguments; with `--alone` SFT alone, with as many steps
-as take as long as the training of all stages took, in its own seconds a step. All figures are of the test split.
+For every seed (`--seeds 3`) the run of `mlx-email train` without arguments; with `--alone` SFT alone too, with as many
+steps as take as long as the training of all stages took, in its own seconds a step. All figures are of the test split.
 FOLDER is made; what is there already is not trained again.
 """
 

@@ -72,7 +72,7 @@ def start(folder: Path, seed: int, steps: int, progress: Progress) -> Start:
     length = [f"stages.sft.max_steps={steps}", "stages.sft.validate_every=null"]
     config = configuration.load("quickstart", [f"seed={seed}", f"evaluation.max_messages={TEST_MESSAGES}", *length])
     if not (run / "sft" / runs.METRICS).is_file():
-        pipeline.train(None, config, run, (), progress)
+        pipeline.train(None, config, run, ("sft",), progress)
     rows = jobs.few_rows(run / runs.DATA / FEATURES, "test", TEST_MESSAGES)
     return Start(run, config, rows, source.read_object(run / "sft" / runs.METRICS))
 
