@@ -156,7 +156,7 @@ def refuse_stages(base: Base, stages: Sequence[AnyStage]) -> None:
 
 
 def follow(run: Run, *, force: bool = False) -> dict[str, Any]:
-    """Do what is not done yet of a run that this process holds: train its stages, each from the best policy before it,
+    """Do what is not done yet of a run that this process holds: train its stages, each from the last policy that was kept,
     then measure all of them on the test split."""
     table = run.folder / DATA / FEATURES
     test_rows = few_rows(table, "test", run.config.evaluation.max_messages)
@@ -252,7 +252,8 @@ def parent_of(stage: AnyStage, last: dict[str, Any] | None, done: Collection[str
     if wanted == "base" or wanted in done:
         return None if wanted == "base" else wanted
     # An iteration that was left out, or any of them: the last there is.
-    iterations = [name for name in done if name.rpartition("-")[0] in (wanted, wanted.rpartition("-")[0])]
+    stems = {wanted, wanted.rpartition("-")[0]} - {""}
+    iterations = [name for name in done if name.rpartition("-")[0] in stems]
     if not iterations:
         raise configuration.ConfigError(f"{stage.name} starts from {wanted}, which was left out")
     return iterations[-1]
@@ -306,10 +307,10 @@ def told_of(found: dict[str, Any]) -> dict[str, Any]:
     return {**said, **{f"val/{name}": found["validation"][name] for name in measured}}
 
 
-def reached(best: dict[str, Any], config: Config) -> bool:
-    """Whether the best policy is as right as the run is to be."""
+def reached(last: dict[str, Any], config: Config) -> bool:
+    """Whether the policy of a verdict is as right as the run is to be."""
     target = config.target_accuracy
-    return target is not None and "validation" in best and best["validation"]["accuracy"] >= target
+    return target is not None and "validation" in last and last["validation"]["accuracy"] >= target
 
 
 def tested(run: Run, stage: AnyStage, rows: Sequence[Row]) -> dict[str, Any]:

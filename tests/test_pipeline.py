@@ -231,6 +231,14 @@ def test_a_stage_without_anything_to_learn_from_is_left_out(train, says, tmp_pat
 
 
 @pytest.mark.slow
+def test_what_starts_from_a_stage_that_was_left_out_starts_from_nothing_else(train, says, capsys):
+    says(a=0.5, c=0.5)
+    windows = "algorithm: temporal, name: b, window_days: 3000"
+    assert train(stages("", "", "starts_from: b").replace(f"name: b, {SHORT}", windows)) == 2
+    assert "c starts from b, which was left out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_verdict_is_of_two_policies_not_of_two_names(train, says, tmp_path, monkeypatch):
     """Trained again, the one that a stage was compared with is another."""
     says(a=0.5, b=0.9, c=0.5)
