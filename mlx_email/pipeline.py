@@ -156,8 +156,8 @@ def refuse_stages(base: Base, stages: Sequence[AnyStage]) -> None:
 
 
 def follow(run: Run, *, force: bool = False) -> dict[str, Any]:
-    """Do what is not done yet of a run that this process holds: train its stages, each from the last policy that was kept,
-    then measure all of them on the test split."""
+    """Do what is not done yet of a run that this process holds: train its stages, each from the last policy that was
+    kept, then measure all of them on the test split."""
     table = run.folder / DATA / FEATURES
     test_rows = few_rows(table, "test", run.config.evaluation.max_messages)
     baselines_there = baseline_summary(run.folder, outcomes(table), test_rows)
