@@ -141,6 +141,7 @@ def test_a_run_with_a_reward_model_only_has_no_policy(folder, tmp_path, capsys):
         assert "has a reward model only" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_stages_can_be_chosen_by_name(folder, tmp_path, capsys):
     assert main([*train(folder / "table", tmp_path / "run"), "--stage", "dpo"]) == 0
     assert list(json.loads(capsys.readouterr().out)["stages"]) == ["dpo"]

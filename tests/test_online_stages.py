@@ -110,6 +110,7 @@ def test_killed_in_any_stage_the_run_ends_the_same(stage, folder, run, tmp_path,
         assert small.outcome(tmp_path / "cut", name) == small.outcome(run, name), name
 
 
+@pytest.mark.slow
 def test_no_iteration_follows_one_that_is_good_enough(folder, tmp_path, capsys):
     iterations = f"{{algorithm: rsf, {BEST}, stop_accuracy: 0.0}}"
     few = iterations.replace("iterations: 2", "iterations: 3, validate_every: 1")

@@ -319,6 +319,7 @@ def test_each_setting_has_its_case():
         assert own - OF_THE_EXAMPLES == {field for case in cases for field in case}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_each_setting_changes_what_is_learned(name, tmp_path):
     """Two layers, so that one of them can be left out."""

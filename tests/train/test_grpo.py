@@ -190,6 +190,7 @@ def test_the_kl_is_to_the_policy_that_the_stage_began_with(tmp_path):
     assert abs(distances[0]) < 1e-9 and distances[-1] > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rollout", ["sample", "enumerate"])
 def test_it_learns_what_it_is_rewarded_for(rollout, tmp_path):
     def worth(samples):

@@ -26,7 +26,7 @@ CHANGES = [
     "lora.targets=[q_proj]",
     "stages.sft.batch_size=3",
     "stages.sft.accumulation=1",
-    "stages.sft.learning_rate=0.002",
+    "stages.sft.learning_rate=0.004",
     "stages.sft.warmup=1.0",
     "stages.sft.max_steps=2",
     "stages.sft.schedule=constant",
@@ -121,6 +121,7 @@ def test_only_training_mail_is_trained_on_and_only_test_mail_is_measured(table, 
     assert seen.keys() == {"train", "validation", "test"}
 
 
+@pytest.mark.slow
 def test_stages_go_on_from_each_other(table, tmp_path):
     stages = "stages=[{name: a, max_steps: 1}, {name: b, max_steps: 1}]".replace("name", "algorithm: sft, name")
     assert main(["train", str(table), "--out", str(tmp_path / "run"), "--set", stages, "--json"]) == 0

@@ -133,6 +133,7 @@ def test_a_step_is_a_window_in_the_order_of_time(tmp_path):
     assert sorted(batches.used(plan, 1, 0, 2)) == [0, 1, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_stage_learns_what_did_well(tmp_path):
     made = job(tmp_path / "run", WINDOWS * 24, validate_every=96)
     whole = list(batches.once(made.examples, batches.plan(made.examples, 2)))
