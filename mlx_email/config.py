@@ -82,9 +82,7 @@ class Lora(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         "up_proj",
         "down_proj",
     )
-    layers: PositiveInt | None = (
-        None  # that have adapters, the last ones; None: all. Those before need no backward pass
-    )
+    layers: PositiveInt | None = None  # that have some, the last ones; None: all. Those before need no backward pass
     dora: bool = False  # the weights' magnitudes apart from their directions
 
 
