@@ -16,6 +16,7 @@ from mlx_email.evaluate.score import action_logps, probabilities
 from mlx_email.jobs import gather
 from mlx_email.labels.schema import ACTIONS, Row, read_rows
 from mlx_email.model.batch import Example
+from mlx_email.model.frozen import Frozen
 from mlx_email.model.load import Base
 from mlx_email.model.render import Renderer
 from mlx_email.model.reward import RewardModel
@@ -43,10 +44,16 @@ def evaluate(policy: Policy, rows: Sequence[Row], progress: Progress) -> dict[st
 
 def predict(policy: Policy, rows: Sequence[Row], progress: Progress) -> np.ndarray:
     """Probabilities of the five actions, (N, 5), columns in the order of ACTIONS."""
+    return predict_each(policy, [Frozen.of(policy.base.model)], rows, progress)[0]
+
+
+def predict_each(policy: Policy, adapters: Sequence[Frozen], rows: Sequence[Row], progress: Progress) -> np.ndarray:
+    """The same under each of several adapters on the policy's base, (S, N, 5); what they share is computed once."""
     with progress.count(f"score {policy.stage}", "messages", len(rows)) as advance:
         logps = action_logps(
             policy.base,
             policy.renderer,
+            adapters,
             rows,
             batch_size=policy.config.evaluation.batch_size,
             limit=policy.config.max_prompt_tokens,

@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from mlx_email import config as configuration
-from mlx_email import files, gate, lineage
+from mlx_email import files, final, gate, lineage, telling
 from mlx_email.algorithms.reward import refuse
 from mlx_email.collect import collect
 from mlx_email.config import Config, Reward, Rsf
 from mlx_email.errors import DataError, NothingToLearnError, UserError
-from mlx_email.evaluate import metrics, predictions
 from mlx_email.jobs import (
     Run,
     enough,
@@ -29,23 +27,20 @@ from mlx_email.jobs import (
     refuse_code,
     refuse_rewards,
     rewarded_by,
-    spread,
     stages_of_run,
-    whole,
 )
 from mlx_email.labels.prepare import FEATURES
 from mlx_email.labels.schema import Row
-from mlx_email.measure import Policy, baseline_summary, evaluate_reward, outcomes, predict
+from mlx_email.measure import Policy, baseline_summary, outcomes, predict
 from mlx_email.model import load as loading
 from mlx_email.model import lora, source
-from mlx_email.model import reward as rewarding
 from mlx_email.model.frozen import Frozen
 from mlx_email.model.load import Base
 from mlx_email.model.render import prompt_ids, renderer
 from mlx_email.progress import Progress
 from mlx_email.stages import AnyStage
 from mlx_email.tracking import Tracking, installed
-from mlx_email.train import events, memory
+from mlx_email.train import memory
 from mlx_email.train import resume as resuming
 from mlx_email.train import run as runs
 from mlx_email.train.checkpoint import put_adapters
@@ -53,8 +48,6 @@ from mlx_email.train.run import DATA
 from mlx_email.train.session import tag
 from mlx_email.train.stage import finished, result, train_stage
 
-RANKED = 500  # messages to test on, at most, that a reward model ranks the answers of: it has five of each
-TEST_PREDICTIONS = "test.csv"  # RUN/STAGE/test.csv, as `evaluate.predictions` writes it
 EMPTY = Row(message_id="", user="", date=datetime(1970, 1, 1, tzinfo=UTC), sender="")
 
 
@@ -166,9 +159,9 @@ def follow(run: Run, *, force: bool = False) -> dict[str, Any]:
     run.tracking.begin(run.folder, msgspec.to_builtins(run.config))
     try:
         chain(run, record, force=force)
-        for stage in run.config.stages:
-            if stage.name in record["stages"]:
-                record["stages"][stage.name]["test"] = tested(run, stage, test_rows)
+        done = [stage for stage in run.config.stages if stage.name in record["stages"]]
+        for name, found in final.test(run, done, test_rows):
+            record["stages"][name]["test"] = found
         files.write_json(run.folder / runs.METRICS, record)
     finally:
         run.tracking.close()
@@ -206,7 +199,7 @@ def chain(run: Run, record: dict[str, Any], *, force: bool) -> None:
                 progress.note(f"warning: {stage.name} is left out: {error}")
                 continue
         result(folder, stage.name)  # is it as it was written?
-        told = done[stage.name] = {"method": tag(stage), "parent": begins, **measured(folder, stage)}
+        told = done[stage.name] = {"method": tag(stage), "parent": begins, **final.tested(folder, stage)}
         if runs.trains_policy(stage):
             found = judged(run, stage, best, rows)
             told |= {name: found[name] for name in TOLD if name in found}
@@ -230,12 +223,6 @@ def obstacle(run: Run, stage: AnyStage, last: dict[str, Any] | None, done: Colle
     if (judge := rewarded_by(stage, run.config)) is not None and judge not in done:
         return f"{judge}, which it asks, was"
     return None
-
-
-def measured(run: Path, stage: AnyStage) -> dict[str, Any]:
-    """What was measured of a stage on the test split before, as `test`; nothing where it was not."""
-    file = run / stage.name / runs.METRICS
-    return {"test": source.read_object(file)} if file.is_file() else {}
 
 
 def publish(run: Run, record: dict[str, Any], last: dict[str, Any] | None) -> None:
@@ -277,27 +264,12 @@ def judged(run: Run, stage: AnyStage, best: dict[str, Any] | None, rows: Sequenc
         put_adapters(result(run.folder, stage.name) / lora.ADAPTERS, run.base.model)
         said = predict(Policy(run.base, run.words, run.config, stage.name), rows, run.progress)
         found = gate.judge(run.folder, stage.name, than, rows, said, settings)
-        tell(run, {"event": "gate", **told_of(found)})
+        telling.tell(run, {"event": "gate", **told_of(found)})
         gate.publish(run.folder, found)
-        run.tracking.table(f"{stage.name}/validation", *tracked(rows, said))
+        run.tracking.table(f"{stage.name}/validation", *telling.columns(rows, said))
     if not found["kept"]:
         run.progress.note(gate.said(found))
     return found
-
-
-def tell(run: Run, event: dict[str, Any]) -> None:
-    """Add a line to events.jsonl, of which there is one a stage, and pass it on."""
-    events.append_once(run.folder, event)
-    run.tracking.event(event)
-
-
-TRACKED = ("message_id", "predicted", "actual", "correct", "confidence")
-
-
-def tracked(rows: Sequence[Row], probabilities: np.ndarray) -> tuple[Sequence[str], list[list[object]]]:
-    """Columns and lines of a table of predictions, as trackers get it."""
-    places = [predictions.COLUMNS.index(name) for name in TRACKED]
-    return TRACKED, [[line[place] for place in places] for line in predictions.lines(rows, probabilities)]
 
 
 def told_of(found: dict[str, Any]) -> dict[str, Any]:
@@ -311,25 +283,3 @@ def reached(last: dict[str, Any], config: Config) -> bool:
     """Whether the policy of a verdict is as right as the run is to be."""
     target = config.target_accuracy
     return target is not None and "validation" in last and last["validation"]["accuracy"] >= target
-
-
-def tested(run: Run, stage: AnyStage, rows: Sequence[Row]) -> dict[str, Any]:
-    """How a finished stage does on the test split; read where it was measured before, on as many messages."""
-    file = run.folder / stage.name / runs.METRICS
-    before = measured(run.folder, stage).get("test", {})
-    if before.get("of_messages", before.get("messages")) == len(rows):
-        return before
-    if isinstance(stage, Reward):
-        model = rewarding.load(run.base, result(run.folder, stage.name))
-        split = whole(stage, run.folder / DATA / FEATURES, "test")
-        some = spread(rows, RANKED)
-        found = {**evaluate_reward(model, run.words, stage, run.config, some, split), "of_messages": len(rows)}
-    else:
-        put_adapters(result(run.folder, stage.name) / lora.ADAPTERS, run.base.model)
-        said = predict(Policy(run.base, run.words, run.config, stage.name), rows, run.progress)
-        predictions.write(run.folder / stage.name / TEST_PREDICTIONS, rows, said)
-        run.tracking.table(f"{stage.name}/test", *tracked(rows, said))
-        found = metrics.summary(rows, said)
-    tell(run, {"event": "evaluate", "stage": stage.name, **found})
-    files.write_json(file, found)
-    return found

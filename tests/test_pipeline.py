@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import small
 
-from mlx_email import collect, files, gate, lineage, pipeline
+from mlx_email import collect, files, gate, lineage, measure, pipeline
 from mlx_email.cli import main
 from mlx_email.evaluate import metrics, predictions
 from mlx_email.labels.schema import ACTIONS, read_rows
@@ -159,13 +159,16 @@ def test_a_stage_can_start_from_any_before_it(train, says, tmp_path, capsys):
 def test_test_mail_is_looked_at_when_all_stages_are_done(train, folder, tmp_path, monkeypatch):
     """And nothing depends on it: with other outcomes there, every adapter is the same."""
     order = []
-    honest, honest_train = pipeline.predict, pipeline.train_stage
-    monkeypatch.setattr(
-        pipeline, "predict", lambda policy, rows, p: order.append(rows[0].split) or honest(policy, rows, p)
-    )
+    honest, honest_train = measure.action_logps, pipeline.train_stage
+
+    def scored(base, words, policies, rows, **options):
+        order.append((rows[0].split, len(policies)))
+        return honest(base, words, policies, rows, **options)
+
+    monkeypatch.setattr(measure, "action_logps", scored)
     monkeypatch.setattr(pipeline, "train_stage", lambda job: order.append("train") or honest_train(job))
     assert train() == 0
-    assert order == ["train", "validation"] * 3 + ["test"] * 3
+    assert order == ["train", ("validation", 1)] * 3 + [("test", 3)]  # of the test split one pass for all
     table = pq.read_table(folder / "table/features.parquet")
     split = np.array(table["split"].to_pylist())
     action = np.array(table["action"].to_pylist(), object)

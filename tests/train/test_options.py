@@ -112,7 +112,9 @@ def test_only_training_mail_is_trained_on_and_only_test_mail_is_measured(table, 
 
     monkeypatch.setattr(jobs, "gather", gathered)
     monkeypatch.setattr(
-        measure, "action_logps", lambda b, r, rows, **k: honest_score(b, r, seen.setdefault(rows[0].split, rows), **k)
+        measure,
+        "action_logps",
+        lambda b, r, p, rows, **k: honest_score(b, r, p, seen.setdefault(rows[0].split, rows), **k),
     )
     few = ["--stage", "sft", "--set", "stages.sft.max_steps=1", "--json"]
     assert main(["train", str(table), "--out", str(tmp_path / "run"), *few]) == 0

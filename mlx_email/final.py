@@ -1,0 +1,75 @@
+"""The test split, looked at once, when all stages are done: nothing after depends on it.
+
+RUN/STAGE/test.csv       what its policy said of those messages (`evaluate.predictions`)
+         /metrics.json   how good that is
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mlx_email import files, telling
+from mlx_email.config import Reward
+from mlx_email.evaluate import metrics, predictions
+from mlx_email.jobs import Run, spread, whole
+from mlx_email.labels.prepare import FEATURES
+from mlx_email.labels.schema import Row
+from mlx_email.measure import Policy, evaluate_reward, predict_each
+from mlx_email.model import lora, source
+from mlx_email.model import reward as rewarding
+from mlx_email.model.frozen import Frozen
+from mlx_email.stages import AnyStage
+from mlx_email.train import run as runs
+from mlx_email.train.checkpoint import put_adapters
+from mlx_email.train.run import DATA
+from mlx_email.train.stage import result
+
+RANKED = 500  # messages to test on, at most, that a reward model ranks the answers of: it has five of each
+PREDICTIONS = "test.csv"
+
+
+def test(run: Run, stages: Sequence[AnyStage], rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """How each of some finished stages does on the test split, by its name; read where it was measured before, on as
+    many messages. All policies that were not are asked in one pass over the messages."""
+    known = {}
+    for stage in stages:
+        before = tested(run.folder, stage).get("test", {})
+        if before.get("of_messages", before.get("messages")) == len(rows):
+            known[stage.name] = before
+    asked = [stage.name for stage in stages if stage.name not in known and not isinstance(stage, Reward)]
+    said = dict(zip(asked, said_by(run, asked, rows), strict=True)) if asked else {}
+    for stage in stages:
+        if stage.name not in known:
+            found = ranked(run, stage, rows) if isinstance(stage, Reward) else metrics.summary(rows, said[stage.name])
+            if stage.name in said:
+                predictions.write(run.folder / stage.name / PREDICTIONS, rows, said[stage.name])
+                run.tracking.table(f"{stage.name}/test", *telling.columns(rows, said[stage.name]))
+            telling.tell(run, {"event": "evaluate", "stage": stage.name, **found})
+            files.write_json(run.folder / stage.name / runs.METRICS, found)
+            known[stage.name] = found
+        yield stage.name, known[stage.name]
+
+
+def said_by(run: Run, stages: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+    """Probabilities of the five actions by each of some stages' policies, (S, N, 5)."""
+    policies = []
+    for stage in stages:
+        put_adapters(result(run.folder, stage) / lora.ADAPTERS, run.base.model)
+        policies.append(Frozen.of(run.base.model))
+    return predict_each(Policy(run.base, run.words, run.config, ", ".join(stages)), policies, rows, run.progress)
+
+
+def ranked(run: Run, stage: Reward, rows: Sequence[Row]) -> dict[str, Any]:
+    """How a reward model ranks, on some of the messages to test on."""
+    model = rewarding.load(run.base, result(run.folder, stage.name))
+    split = whole(stage, run.folder / DATA / FEATURES, "test")
+    found = evaluate_reward(model, run.words, stage, run.config, spread(rows, RANKED), split)
+    return {**found, "of_messages": len(rows)}
+
+
+def tested(run: Path, stage: AnyStage) -> dict[str, Any]:
+    """What was measured of a stage on the test split before, as `test`; nothing where it was not."""
+    file = run / stage.name / runs.METRICS
+    return {"test": source.read_object(file)} if file.is_file() else {}
