@@ -35,6 +35,7 @@ from mlx_email.stages import (
 )
 
 __all__ = [
+    "Acting",
     "Config",
     "Dpo",
     "Gate",
@@ -57,6 +58,9 @@ __all__ = [
 
 TAKEN = ("data", "replaced", "tracking", "base")  # names that are folders of the run's own, or that say something else
 Metric = Literal["accuracy", "macro_f1", "nll"]
+Goal = Annotated[float, msgspec.Meta(gt=0, lt=1)]
+ActionName = Literal["reply_now", "reply_later", "forward", "archive", "delete"]
+Calibrating = Literal["none", "temperature", "vector", "isotonic"]
 
 
 class Synthetic(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -101,6 +105,19 @@ class Gate(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     messages: PositiveInt | None = 1000  # of the validation split, evenly spaced in time; None: all
 
 
+class Acting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a policy may act alone; chosen on the gate's messages."""
+
+    calibration: Calibrating = "temperature"  # of confidences, before anything else
+    goals: Annotated[tuple[Goal, ...], msgspec.Meta(min_length=1)] = (0.9, 0.95, 0.99)  # shares of right actions
+    # How sure it must be that a goal is met, and not only by chance; None: that it was on these messages is enough.
+    certainty: Probability | None = 0.8
+    # What single wrong actions cost, by the right one and the one taken, where it is not as in `evaluate.costs`; in
+    # units of a letter archived in vain.
+    costs: dict[ActionName, dict[ActionName, NotNegative]] | None = None
+    most_cost: NotNegative = 0.15  # that acting alone may be expected to cost
+
+
 class Memory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What MLX may use, in GB."""
 
@@ -124,6 +141,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stages: Annotated[tuple[AnyStage, ...], msgspec.Meta(min_length=1)] = (Sft(),)
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
+    acting: Acting = Acting()
     target_accuracy: Share | None = 0.95  # on the gate's messages; once it is reached, no further stage is trained
     keep_checkpoints: PositiveInt = 2  # the newest ones of a stage, besides its first and its best
     memory: Memory = Memory()

@@ -1,7 +1,9 @@
 """The test split, looked at once, when all stages are done: nothing after depends on it.
 
-RUN/STAGE/test.csv       what its policy said of those messages (`evaluate.predictions`)
-         /metrics.json   how good that is
+RUN/STAGE/test.csv           what its policy said of those messages (`evaluate.predictions`)
+         /metrics.json       how good that is
+         /calibration.json   what makes its confidences shares of right answers (`evaluate.calibrate`)
+         /acting.json        when it may act alone, chosen on validation mail (`evaluate.acting`)
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from mlx_email import files, telling
+from mlx_email import files, gate, telling
 from mlx_email.config import Reward
-from mlx_email.evaluate import metrics, predictions
+from mlx_email.evaluate import acting, calibrate, metrics, predictions
 from mlx_email.jobs import Run, spread, whole
 from mlx_email.labels.prepare import FEATURES
-from mlx_email.labels.schema import Row
+from mlx_email.labels.schema import ACTIONS, Row
 from mlx_email.measure import Policy, evaluate_reward, predict_each
 from mlx_email.model import lora, source
 from mlx_email.model import reward as rewarding
@@ -49,7 +51,8 @@ def test(run: Run, stages: Sequence[AnyStage], rows: Sequence[Row]) -> Iterator[
             telling.tell(run, {"event": "evaluate", "stage": stage.name, **found})
             files.write_json(run.folder / stage.name / runs.METRICS, found)
             known[stage.name] = found
-        yield stage.name, known[stage.name]
+        acts = {} if isinstance(stage, Reward) else acting_of(run, stage, rows)
+        yield stage.name, {**known[stage.name], **acts}
 
 
 def said_by(run: Run, stages: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
@@ -59,6 +62,28 @@ def said_by(run: Run, stages: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
         put_adapters(result(run.folder, stage) / lora.ADAPTERS, run.base.model)
         policies.append(Frozen.of(run.base.model))
     return predict_each(Policy(run.base, run.words, run.config, ", ".join(stages)), policies, rows, run.progress)
+
+
+def acting_of(run: Run, stage: AnyStage, rows: Sequence[Row]) -> dict[str, Any]:
+    """Calibrate a stage's policy and choose when it may act alone, by what it said of the validation mail; gives what
+    both are worth on the test split. What it said is in its tables: this takes no model."""
+    folder, settings = run.folder / stage.name, run.config.acting
+    there = (folder / gate.PREDICTIONS).is_file()  # not where there is no mail to validate on
+    said, target = predictions.read_both(folder / gate.PREDICTIONS) if there else NOTHING_SAID
+    found = calibrate.fit(logs(said), target, settings.calibration)
+    calibrated = calibrate.apply(found, logs(predictions.read(folder / PREDICTIONS)))
+    rules = acting.choose(calibrate.apply(found, logs(said)), target, settings)
+    rules = acting.verified(rules, calibrated, metrics.targets(rows))
+    calibrate.write(folder, found)
+    acting.write(folder, rules)
+    return {"calibrated": metrics.certainty(rows, calibrated), "acting": acting.told(rules)}
+
+
+NOTHING_SAID = np.zeros((0, len(ACTIONS))), np.zeros(0, int)
+
+
+def logs(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(probabilities, 1e-300))
 
 
 def ranked(run: Run, stage: Reward, rows: Sequence[Row]) -> dict[str, Any]:

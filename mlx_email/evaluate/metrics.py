@@ -106,6 +106,18 @@ def _interval(drawn: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def certainty(rows: Sequence[Row], probabilities: np.ndarray) -> dict[str, float]:
+    """How far the confidences of some messages can be believed."""
+    target, said = targets(rows), probabilities.argmax(axis=1)
+    chosen = probabilities[np.arange(len(target)), target]
+    return {
+        "accuracy": accuracy(target, said),
+        "nll": float(-np.log(np.maximum(chosen, 1e-300)).mean()),
+        "confidence": float(probabilities.max(axis=1).mean()),
+        "calibration_error": calibration_error(probabilities.max(axis=1), target == said),
+    }
+
+
 def summary(rows: Sequence[Row], probabilities: np.ndarray) -> dict[str, Any]:
     """The metrics of one set of messages: what metrics.json holds for a split."""
     target, predicted = targets(rows), probabilities.argmax(axis=1)

@@ -40,9 +40,15 @@ def write(file: Path, rows: Sequence[Row], probabilities: np.ndarray) -> None:
 
 def read(file: Path) -> np.ndarray:
     """The probabilities of a table, (N, 5); DataError where it is not one."""
+    return read_both(file)[0]
+
+
+def read_both(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The same, and the right actions (N,) as indices into ACTIONS."""
     try:
         with open(file, encoding="utf-8", newline="") as text:
-            found = [[float(line[action]) for action in ACTIONS] for line in csv.DictReader(text)]
+            found = [([float(line[action]) for action in ACTIONS], line["actual"]) for line in csv.DictReader(text)]
+        target = np.array([ACTIONS.index(actual) for _, actual in found], int)
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise DataError(f"{file} is no table of predictions: {' '.join(str(error).split())}") from error
-    return np.array(found, np.float64).reshape(-1, len(ACTIONS))
+    return np.array([each for each, _ in found], np.float64).reshape(-1, len(ACTIONS)), target

@@ -25,6 +25,7 @@ MAY_CHANGE = (
     ("keep_checkpoints",),
     ("memory",),
     ("target_accuracy",),
+    ("acting",),
     *(
         ("stages", "*", name)
         for name in ("epochs", "max_steps", "log_every", "save_every", "validate_every", "patience", "samples_every")
