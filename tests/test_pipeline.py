@@ -12,7 +12,7 @@ import small
 
 from mlx_email import collect, files, gate, lineage, measure, pipeline
 from mlx_email.cli import main
-from mlx_email.evaluate import metrics, predictions
+from mlx_email.evaluate import acting, calibrate, metrics, predictions
 from mlx_email.labels.schema import ACTIONS, read_rows
 
 SHORT = "algorithm: sft, max_steps: 2, batch_size: 4, accumulation: 1, learning_rate: 1.0e-2"
@@ -477,3 +477,26 @@ def test_the_rule_travels_with_the_data(tmp_path):
     (tmp_path / "data").mkdir()
     collect.adopt(tmp_path, tmp_path / "data")
     assert (tmp_path / "data" / collect.RULE).read_text() == collect.RULE
+
+
+def test_when_it_may_act_is_chosen_on_validation_mail_and_held_to_on_later_mail(train, tmp_path, capsys):
+    """Another kind of calibration trains and scores nothing again."""
+    assert train(stages(), "gate.messages=40") == 0
+    run = tmp_path / "run"
+    said, target = predictions.read_both(run / "c/validation.csv")
+    assert len(target) == 40
+    assert calibrate.read(run / "c") == calibrate.fit(np.log(said), target, "temperature")
+    told = read(run / "metrics.json")["stages"]["c"]["test"]
+    rules = acting.read(run / "c")
+    assert told["acting"] == json.loads(json.dumps(acting.told(rules))) and set(told["acting"]) == {
+        "0.9",
+        "0.95",
+        "0.99",
+    }
+    assert told["calibrated"]["nll"] != told["nll"]
+    before = adapters(run, "c"), (run / "c/test.csv").stat().st_mtime_ns
+    capsys.readouterr()
+    assert main(["train", "--resume", str(run), "--set", "acting.calibration=isotonic"]) == 0
+    assert calibrate.read(run / "c").method == "isotonic"
+    assert before == (adapters(run, "c"), (run / "c/test.csv").stat().st_mtime_ns)
+    assert "score" not in capsys.readouterr().err

@@ -75,7 +75,7 @@ def refuse_changes(then: dict[str, Any], now: dict[str, Any], run: Path, stage: 
 
 
 # What no stage's result depends on: where the model is (what it is has a SHA-256), what the table was made from (it has
-# one too), how a step is computed and which policies are gone on with.
+# one too), how a step is computed, which policies are gone on with and when they may act.
 ELSEWHERE = (
     "model",
     "synthetic",
@@ -85,6 +85,7 @@ ELSEWHERE = (
     "compile",
     "gradient_checkpointing",
     "gate",
+    "acting",
     "target_accuracy",
 )
 
