@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_email import config as configuration
 from mlx_email.algorithms import Context
-from mlx_email.config import Config, Reward, Rsf, Sampled, Stage, Temporal
+from mlx_email.config import Config, Reward, Rsf, Sampled, Sft, Stage, Temporal
 from mlx_email.errors import ConfigError
 from mlx_email.labels.prepare import FEATURES
 from mlx_email.labels.schema import Row, Split, read_rows
@@ -39,7 +39,7 @@ from mlx_email.train.session import Job
 from mlx_email.train.stage import RECORD, finished, result
 
 
-def drawn(examples: Sequence[Example], count: int | None, seed: int) -> list[Example]:
+def drawn(examples: Sequence[Any], count: int | None, seed: int) -> list[Any]:
     """So many of the examples, in their order; all where None."""
     if count is None or count >= len(examples):
         return list(examples)
@@ -68,11 +68,14 @@ def job_of(run: Run, stage: Stage, parent: str | None, bar: StepBar) -> Job:
     table = run.folder / DATA / FEATURES
     held_out = few_rows(table, "validation", config.evaluation.validation_messages)
     adapters = runs.adapt(base, config, stage)
-    writer, examples = gather(stage, read_rows(table, "train", body_characters=BODY_CHARACTERS), words, config)
+    seed = derived_seed(config.seed, zlib.crc32(stage.name.encode()))
+    rows: Iterable[Row] = read_rows(table, "train", body_characters=BODY_CHARACTERS)
+    if isinstance(stage, Sft) and stage.demonstrations is not None:
+        rows = drawn(list(rows), stage.demonstrations, seed)
+    writer, examples = gather(stage, rows, words, config)
     context = Context(renderer=words, judge=judge_of(stage, config, run.folder, base))
     counts = Counter(writer.counts)
     if isinstance(stage, Rsf):
-        seed = derived_seed(config.seed, zlib.crc32(stage.name.encode()))
         examples = drawn(examples, stage.prompts, seed)
         with progress.sampling(f"sample {stage.name}", len(examples)) as samples:
             sampling = dataclasses.replace(context, rolling=samples.rolling)

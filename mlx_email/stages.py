@@ -36,6 +36,7 @@ class Sft(Stage, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="sft
     """Supervised fine-tuning; the defaults are the source's."""
 
     name: StageName = "sft"
+    demonstrations: PositiveInt | None = None  # messages of the training split, drawn; None: all
     augment: bool = False  # train on variants too: the subject in other words, a similar sender
 
 

@@ -123,6 +123,25 @@ def test_only_training_mail_is_trained_on_and_only_test_mail_is_measured(table, 
     assert seen.keys() == {"train", "validation", "test"}
 
 
+def test_demonstrations_are_drawn_from_training_mail_for_sft_alone(table, tmp_path, monkeypatch):
+    seen = []
+    honest = jobs.gather
+
+    def gathered(stage, rows, *others):
+        rows = list(rows)
+        seen.append((stage.name, rows[0].split, [row.message_id for row in rows]))
+        return honest(stage, rows, *others)
+
+    monkeypatch.setattr(jobs, "gather", gathered)
+    short = "max_steps: 1, batch_size: 2, accumulation: 1"
+    both = f"stages=[{{algorithm: sft, demonstrations: 5, {short}}}, {{algorithm: dpo, {short}}}]"
+    assert main(["train", str(table), "--out", str(tmp_path / "run"), "--set", both, "--json"]) == 0
+    everything = [row.message_id for row in read_rows(table, "train")]
+    of = {stage: ids for stage, split, ids in seen if split == "train"}
+    assert len(of["sft"]) == 5 and [each for each in everything if each in of["sft"]] == of["sft"]
+    assert of["dpo"] == everything
+
+
 @pytest.mark.slow
 def test_stages_go_on_from_each_other(table, tmp_path):
     stages = "stages=[{name: a, max_steps: 1}, {name: b, max_steps: 1}]".replace("name", "algorithm: sft, name")
