@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from mlx_email import __version__
+from mlx_email import __version__, tables
 from mlx_email.errors import MlxEmailError
-from mlx_email.labels.schema import ACTIONS, SPLITS
+from mlx_email.labels.schema import SPLITS
 from mlx_email.mail.sources import FORMATS
 from mlx_email.progress import Progress
 from mlx_email.tracking import TRACKERS
@@ -78,7 +78,7 @@ def train(
         if extra := [name for name, value in given.items() if value]:
             raise click.UsageError(f"--resume goes on with what was begun: leave out {', '.join(extra)}")
         record = pipeline.resume(resume, overrides, Progress(quiet=as_json), force=force, track=track)
-        click.echo(_json(record) if as_json else _training_table(record, resume))
+        click.echo(_json(record) if as_json else tables.training(record, resume))
         return
     if force:
         raise click.UsageError("--force goes with --resume: without it a run is made anew")
@@ -89,7 +89,7 @@ def train(
         chosen = msgspec.structs.replace(chosen, model=model)
     run = out or Path("runs", datetime.now().strftime("%Y%m%d-%H%M%S"))
     record = pipeline.train(source, chosen, run, stages, Progress(quiet=as_json), track=track)
-    click.echo(_json(record) if as_json else _training_table(record, run))
+    click.echo(_json(record) if as_json else tables.training(record, run))
 
 
 @cli.command()
@@ -130,7 +130,7 @@ def prepare(
     if warning := preparing.advice(prepared):
         click.echo(f"warning: {warning}", err=True)
     counts = msgspec.to_builtins(prepared)
-    click.echo(_json(counts) if as_json else _counts_table(counts, out))
+    click.echo(_json(counts) if as_json else tables.prepared(counts, out))
 
 
 @cli.command()
@@ -147,7 +147,7 @@ def evaluate(runs: tuple[Path, ...], data: Path | None, split: Any, as_json: boo
     from mlx_email import trained
 
     records = [trained.evaluate_run(run, data, split, Progress(quiet=as_json)) for run in runs]
-    click.echo(_json(records) if as_json else "\n\n".join(_evaluation_table(record) for record in records))
+    click.echo(_json(records) if as_json else "\n\n".join(tables.evaluation(record) for record in records))
 
 
 @cli.command()
@@ -164,7 +164,7 @@ def predict(run: Path, files: tuple[str, ...], owner: str | None, as_json: bool)
     from mlx_email import trained
 
     for prediction in trained.predict_files(run, files or ("-",), owner, Progress(quiet=True)):
-        click.echo(json.dumps(prediction, ensure_ascii=False) if as_json else _prediction_line(prediction))
+        click.echo(json.dumps(prediction, ensure_ascii=False) if as_json else tables.prediction(prediction))
 
 
 @cli.command()
@@ -180,7 +180,7 @@ def export(run: Path, out: Path, as_json: bool) -> None:
     from mlx_email import trained
 
     record = trained.export(run, out, Progress(quiet=as_json))
-    click.echo(_json(record) if as_json else _export_table(record, out))
+    click.echo(_json(record) if as_json else tables.exported(record, out))
 
 
 @cli.command()
@@ -267,96 +267,3 @@ def _report(message: str, code: int, debug: bool) -> int:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
-
-
-def _training_table(record: dict[str, Any], run: Path) -> str:
-    baselines = record["test"]["baselines"]
-    lines = ["accuracy on messages later than all those trained on", ""]
-    if counts := [stage["test"]["messages"] for stage in record["stages"].values() if "accuracy" in stage["test"]]:
-        lines = [f"accuracy on {counts[0]} messages, later than all those trained on", ""]
-    lines += _baseline_lines(baselines)
-    lines += [_stage_line(name, stage) for name, stage in record["stages"].items()]
-    if "best_possible" in baselines:
-        lines.append(f"  {'best possible':30s} {baselines['best_possible']:.3f}")
-    if record["final"] is not None:
-        lines += ["", f"the run ends with {record['final']}"]
-    return "\n".join([*lines, "", f"run folder: {run}"])
-
-
-def _baseline_lines(baselines: dict[str, float]) -> list[str]:
-    named = {"majority": "majority", "majority_per_owner": "majority per owner"}
-    return [f"  {title:30s} {baselines[key]:.3f}" for key, title in named.items() if key in baselines]
-
-
-METHODS = {
-    "sft": "supervised",
-    "reward": "reward model",
-    "grpo": "GRPO",
-    "dpo": "DPO",
-    "kto": "KTO",
-    "temporal": "temporal RLHF",
-    "rsf": "rejection sampling",
-}
-
-
-def _stage_line(name: str, stage: dict[str, Any]) -> str:
-    summary, method = stage["test"], METHODS[stage["method"]]
-    title = name if name == stage["method"] == method.lower() else f"{name} ({method})"
-    if "accuracy" in summary:
-        return _accuracy_line(title, summary) + ("" if stage["kept"] else "  rolled back")
-    if not summary["pairs"]:
-        return f"  {title:30s} no message to test on says for certain what was not done"
-    return _ranking_line(title, summary)
-
-
-def _ranking_line(name: str, summary: dict[str, Any]) -> str:
-    low, high = summary["pair_accuracy_interval"]
-    interval = f"(95% interval {low:.3f}-{high:.3f})"
-    return f"  {name:30s} {summary['pair_accuracy']:.3f}  {interval}  of {summary['pairs']} pairs in the right order"
-
-
-def _accuracy_line(name: str, summary: dict[str, Any]) -> str:
-    low, high = summary["accuracy_interval"]
-    interval = f"(95% interval {low:.3f}-{high:.3f})"
-    return f"  {name:30s} {summary['accuracy']:.3f}  {interval}  macro-F1 {summary['macro_f1']:.3f}"
-
-
-def _evaluation_table(record: dict[str, Any]) -> str:
-    lines = [f"{record['run']}: stage {record['stage']}, {record['messages']} messages of the {record['split']} split"]
-    lines += _baseline_lines(record["baselines"])
-    lines.append(_accuracy_line(record["stage"], record))
-    if "best_possible" in record["baselines"]:
-        lines.append(f"  {'best possible':30s} {record['baselines']['best_possible']:.3f}")
-    titles = {"straddling": "threads begun before", "apart": "other threads", "good_labels": "certain labels"}
-    for name, part in record["subsets"].items():
-        lines.append(f"    {titles[name]:20s} {part['accuracy']:.3f}  of {part['messages']} messages")
-    lines += ["", f"  {'right / predicted':>18s} " + " ".join(f"{action:>11s}" for action in ACTIONS) + "      F1"]
-    for action, row in zip(ACTIONS, record["confusion"], strict=True):
-        lines.append(f"  {action:>18s} " + " ".join(f"{n:11d}" for n in row) + f"  {record['f1'][action]:6.3f}")
-    return "\n".join(lines)
-
-
-def _counts_table(counts: dict[str, Any], out: Path) -> str:
-    owners = f"{counts['owners']} owner{'' if counts['owners'] == 1 else 's'}"
-    lines = [f"{out}: {counts['labelled']} labelled messages of {owners}"]
-    for name, value in counts.items():
-        shown = ", ".join(f"{key} {n}" for key, n in value.items()) if isinstance(value, dict) else value
-        shown = ", ".join(shown) if isinstance(shown, list) else shown
-        if shown != "":
-            lines.append(f"  {name:12s} {shown}")
-    return "\n".join(lines)
-
-
-def _prediction_line(prediction: dict[str, Any]) -> str:
-    return f"{prediction['action']:12s} {prediction['confidence']:.2f}  {prediction['file']}"
-
-
-def _export_table(record: dict[str, Any], out: Path) -> str:
-    agreement = record["agreement"]
-    return "\n".join(
-        [
-            f"{out}: {record['model']} with the adapter of stage {record['stage']}, {record['megabytes']:.1f} MB",
-            f"the same action as before merging on {agreement['same_action']:.1%} of {agreement['messages']} messages",
-            f"try: mlx_lm.generate --model {out} --prompt '...'",
-        ]
-    )
