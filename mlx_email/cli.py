@@ -190,8 +190,8 @@ def export(run: Path, out: Path, as_json: bool) -> None:
 def bench(names: tuple[str, ...], quick: bool, as_json: bool) -> None:
     """Measure training beside mlx-lm and mlx-lm-lora: same weights, same examples, side by side.
 
-    NAME is sft, dpo, grpo (its updates), rollout, step (rollout and update) or rejection; without one: all. A peer that
-    is not installed is left out and named (pip install 'mlx-email[bench]').
+    NAME is sft, dpo, grpo (its updates), rollout, step (rollout and update), rejection or scoring; without one: all. A
+    peer that is not installed is left out and named (pip install 'mlx-email[bench]').
 
     \b
     Example: mlx-email bench sft

@@ -1,6 +1,6 @@
 """The pieces of work by name."""
 
-from mlx_email.benchmarks.compare import dpo, grpo, rejection, rollout, sft, step
+from mlx_email.benchmarks.compare import dpo, grpo, rejection, rollout, scoring, sft, step
 from mlx_email.benchmarks.compare.side import Work
 
 WORKS: dict[str, Work] = {
@@ -10,4 +10,5 @@ WORKS: dict[str, Work] = {
     "rollout": rollout.WORK,
     "step": step.WORK,
     "rejection": rejection.WORK,
+    "scoring": scoring.WORK,
 }
