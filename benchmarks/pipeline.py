@@ -3,6 +3,9 @@
 For every seed (`--seeds 3`) the run of `mlx-email train` without arguments; with `--alone` SFT alone too, with as many
 steps as take as long as the training of all stages took, in its own seconds a step. All figures are of the test split.
 FOLDER is made; what is there already is not trained again.
+
+With `--demonstrations 300` SFT has only so many messages to imitate, all through, and the later stages, which have all,
+more steps at higher rates (LATER): few demonstrations, much feedback.
 """
 
 import argparse
@@ -17,6 +20,24 @@ from mlx_email.model import source
 from mlx_email.progress import Progress
 from mlx_email.train import events
 from mlx_email.train import run as runs
+
+LATER = (
+    "stages.grpo.max_steps=300",
+    "stages.grpo.learning_rate=1e-3",
+    "stages.grpo.advantages=group",
+    "stages.grpo.beta=0.02",
+    "stages.dpo.max_steps=200",
+    "stages.dpo.learning_rate=5e-4",
+    "stages.dpo.wrong_answers=4",
+)
+
+
+def few(demonstrations: int | None) -> list[str]:
+    """The settings of a run with few demonstrations."""
+    if demonstrations is None:
+        return []
+    sft = [f"stages.sft.demonstrations={demonstrations}", "stages.sft.max_steps=300", "stages.sft.epochs=100"]
+    return [*sft, *LATER]
 
 
 def made(run: Path, settings: list[str], progress: Progress) -> dict[str, Any]:
@@ -40,10 +61,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--alone", action="store_true", help="SFT alone too")
+    parser.add_argument("--demonstrations", type=int, metavar="N", help="messages that SFT has")
     asked = parser.parse_args()
     progress = Progress()
     runs_of = {seed: asked.folder / f"all-{seed}" for seed in range(asked.seeds)}
-    whole = [made(run, [f"seed={seed}"], progress) for seed, run in runs_of.items()]
+    whole = [made(run, [f"seed={seed}", *few(asked.demonstrations)], progress) for seed, run in runs_of.items()]
     print(f"means over {asked.seeds} seeds, with 95% intervals of the mean; test split")
     for name in whole[0]["stages"]:
         measured = [record["stages"][name] for record in whole if name in record["stages"]]
@@ -60,7 +82,9 @@ def main() -> None:
     for seed, run in runs_of.items() if asked.alone else ():
         took = seconds(run)
         steps = round(source.read_object(run / "sft" / "stage.json")["steps"] * sum(took.values()) / took["sft"])
-        length = [f"stages.0.max_steps={steps}", "stages.0.epochs=20"]  # as long as that takes
+        length = [f"stages.0.max_steps={steps}", "stages.0.epochs=100"]  # as long as that takes
+        if asked.demonstrations is not None:
+            length.append(f"stages.0.demonstrations={asked.demonstrations}")
         settings = [f"seed={seed}", f"stages=[{sft_alone()}]", *length]
         record = made(asked.folder / f"sft-{seed}", settings, progress)
         alone.append(record["stages"]["sft"]["test"]["accuracy"])
