@@ -154,17 +154,76 @@ def evaluate(runs: tuple[Path, ...], data: Path | None, split: Any, as_json: boo
 @click.argument("run", type=PATH)
 @click.argument("files", nargs=-1)
 @click.option("--owner", metavar="NAME", help="Whose mailbox it is, as in the training data, when there are several.")
+@click.option("--goal", type=click.FloatRange(0, 1), help="How often it must be right to act alone.  [default: 0.95]")
+@click.option("--explain", is_flag=True, help="Also the priority and the reasoning that the model writes.")
+@click.option("--text", is_flag=True, help="FILE is the text of a message, without headers.")
+@click.option("--subject", default="", help="With --text: its subject.")
+@click.option("--from", "sender", default="", metavar="ADDRESS", help="With --text: who sent it.")
+@click.option("--watch", type=PATH, metavar="MAILDIR", help="Instead of FILE: the mail of a Maildir, as it arrives.")
+@click.option("--interval", type=click.FloatRange(0.01), default=2.0, show_default=True, help="Seconds between looks.")
+@click.option("--all", "everything", is_flag=True, help="With --watch: the mail that is there already, too.")
+@click.option("--once", is_flag=True, help="With --watch: the mail that is there, and stop.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
-def predict(run: Path, files: tuple[str, ...], owner: str | None, as_json: bool) -> None:
-    """Say what to do with messages: FILE is an e-mail as it was sent (.eml), `-` or nothing is stdin.
+@click.pass_context
+def predict(
+    context: click.Context,
+    run: Path,
+    files: tuple[str, ...],
+    owner: str | None,
+    goal: float | None,
+    explain: bool,
+    text: bool,
+    subject: str,
+    sender: str,
+    watch: Path | None,
+    interval: float,
+    everything: bool,
+    once: bool,
+    as_json: bool,
+) -> None:
+    """Say what to do with messages, and how sure that is: a line each, as they are read.
+
+    FILE is an e-mail as it was sent (.eml), or many of them: anything that `prepare` reads. `-` or nothing is stdin, an
+    e-mail or an mbox. A line has the action, its confidence, `act` where the run may do it without asking (else `ask`),
+    the subject and the file.
 
     \b
     Example: mlx-email predict runs/20260102-101500 letter.eml
-    """
-    from mlx_email import trained
+    Example: mlx-email predict runs/20260102-101500 --watch ~/Maildir --json
 
-    for prediction in trained.predict_files(run, files or ("-",), owner, Progress(quiet=True)):
-        click.echo(json.dumps(prediction, ensure_ascii=False) if as_json else tables.prediction(prediction))
+    \b
+    Exit code: 0 all was predicted; 1 some could not be read, each named on stderr; 2 nothing could, or wrong use;
+    130 ended by an interrupt, as --watch always is without --once.
+    """
+    from mlx_email import predict as asking
+    from mlx_email import shown
+
+    if watch is None and (everything or once):
+        raise click.UsageError("--all and --once go with --watch")
+    if watch is not None and (files or text):
+        raise click.UsageError("--watch says what is read: leave out FILE and --text")
+    if not text and (subject or sender):
+        raise click.UsageError("--subject and --from go with --text: an e-mail has its own")
+    asked = asking.Question(run, owner, goal, explain)
+    names = files or ("-",)
+    if watch is not None:
+        found = asking.predict_maildir(asked, watch, interval=interval, once=once, everything=everything)
+    elif text:
+        found = asking.predict_texts(asked, names, subject, sender)
+    else:
+        found = asking.predict_files(asked, names)
+    read = unread = 0
+    for each in found:
+        if isinstance(each, asking.Prediction):
+            read += 1
+            record = asking.record(each)
+            # JSON in ASCII alone: a terminal may obey what it is shown.
+            click.echo(json.dumps(record) if as_json else shown.printed(tables.prediction(record, each.subject)))
+        else:
+            unread += 1
+            click.echo(f"error: {shown.one_line(each.reason)}", err=True)
+    if unread:
+        context.exit(1 if read else 2)
 
 
 @cli.command()
@@ -228,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.umask(0o077)  # what we write is made from mail
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        cli.main(given, prog_name="mlx-email", standalone_mode=False)
+        left = cli.main(given, prog_name="mlx-email", standalone_mode=False)
     except click.exceptions.Exit as leaving:
         return leaving.exit_code
     except click.ClickException as error:
@@ -246,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         hint = "" if debug else " (a defect: `mlx-email --debug ...` shows where)"
         return _report(f"{type(error).__name__}: {error}{hint}", 1, debug)
-    return 0
+    return left if isinstance(left, int) else 0  # with which `Context.exit` was called
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from mlx_email import shown
 from mlx_email.labels.schema import ACTIONS
 
 
@@ -87,9 +88,16 @@ def prepared(counts: dict[str, Any], out: Path) -> str:
     return "\n".join(lines)
 
 
-def prediction(record: dict[str, Any]) -> str:
-    """What a run would do with one message, in a line."""
-    return f"{record['action']:12s} {record['confidence']:.2f}  {record['file']}"
+def prediction(record: dict[str, Any], subject: str) -> str:
+    """What should be done with a message, on a line of 99 columns at most; a second one with what was said of it."""
+    alone = {None: "", True: "act", False: "ask"}[record["may_act"]]
+    place = f"{record['file']}/{record['path']}" if record["path"] else record["file"]
+    of_mail = f"{shown.fitted(subject, 44)}  {shown.fitted(place, 30, keep_end=True)}"
+    line = f"{record['action']:11s}  {record['confidence']:.2f}  {alone:3s}  {of_mail}".rstrip()
+    if "reasoning" not in record:
+        return line
+    priority = "-" if record["priority"] is None else f"{record['priority']:.2f}"
+    return f"{line}\n{'':13s}priority {priority}: {shown.fitted(record['reasoning'] or '-', 70).rstrip()}"
 
 
 def exported(record: dict[str, Any], out: Path) -> str:

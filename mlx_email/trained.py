@@ -1,20 +1,14 @@
 """A run that is trained, put to use: measured, asked about messages, exported."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mlx_email import files
-from mlx_email.errors import DataError, UserError
+from mlx_email.errors import DataError
 from mlx_email.export import fuse
 from mlx_email.jobs import few_rows
-from mlx_email.labels.fresh import features_of
-from mlx_email.labels.prepare import FEATURES, SENDERS
-from mlx_email.labels.schema import ACTIONS, Split
-from mlx_email.labels.tables import People, read_people
-from mlx_email.mail.message import Message, NotMail
-from mlx_email.mail.read import read_message
+from mlx_email.labels.prepare import FEATURES
+from mlx_email.labels.schema import Split
 from mlx_email.measure import Policy, baseline_summary, evaluate, outcomes, predict
 from mlx_email.model import load as loading
 from mlx_email.model import lora
@@ -46,49 +40,6 @@ def evaluate_run(run: Path, data: Path | None, split: Split, progress: Progress)
     base = baseline_summary(run if data is None else None, known, rows) if known else {}
     measured = evaluate(policy, rows, progress)
     return {"run": str(run), "stage": policy.stage, "split": split, "baselines": base, **measured}
-
-
-def predict_files(run: Path, names: Sequence[str], owner: str | None, progress: Progress) -> list[dict[str, Any]]:
-    """What a run's last stage would do with e-mails from files (`-`: stdin), one record a file, in their order.
-
-    Raises DataError, before anything is predicted, for a file that cannot be read or is no e-mail.
-    """
-    runs.open_run(run)  # is it a run at all?
-    people = read_people(run / DATA / SENDERS)
-    user = owner_of(people, owner)
-    rows = [features_of(_message(name, user), people) for name in names]
-    policy = open_policy(run)
-    scores = predict(policy, rows, progress)
-    return [
-        {
-            "file": name,
-            "action": ACTIONS[row.argmax()],
-            "confidence": float(row.max()),
-            "probabilities": dict(zip(ACTIONS, row.tolist(), strict=True)),
-        }
-        for name, row in zip(names, scores, strict=True)
-    ]
-
-
-def owner_of(people: People, owner: str | None) -> str:
-    """Whose mailbox a fresh message is in; UserError for an unknown owner, or for none where there are several."""
-    owners = sorted({user for user, _ in people})
-    if owner is None and len(owners) <= 1:
-        return owners[0] if owners else ""
-    if owner not in owners:
-        said = "which mailbox is it? give --owner" if owner is None else f"no owner {owner!r} in this run"
-        raise UserError(f"{said}; there are {', '.join(owners)}")
-    return owner
-
-
-def _message(name: str, owner: str) -> Message:
-    try:
-        data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return read_message(data, owner=owner)
-    except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror or error}") from error
-    except NotMail as error:
-        raise DataError(f"{'stdin' if name == '-' else name} is not an e-mail: {error}") from error
 
 
 def export(run: Path, out: Path, progress: Progress) -> dict[str, Any]:

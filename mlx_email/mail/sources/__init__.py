@@ -48,6 +48,7 @@ __all__ = [
     "natural_key",
     "read_source",
     "survey",
+    "telling_name",
 ]
 
 Container = Literal["file", "folder", "tar", "zip"]
@@ -153,11 +154,11 @@ def _stamp(source: Path) -> bytes:
 
 def _members(source: Path, container: Container) -> Iterator[Member]:
     if container == "folder":
-        return _below(_telling_name(source), folder_members(str(source)))
+        return _below(telling_name(source), folder_members(str(source)))
     return tar_members(source) if container == "tar" else zip_members(source)
 
 
-def _telling_name(source: Path) -> str:
+def telling_name(source: Path) -> str:
     """The name of a folder that is itself a mail folder ("Sent", ".Trash", "Inbox.mbox"): part of the paths in it; ""
     for one that only holds some."""
     name = source.resolve().name
@@ -203,7 +204,7 @@ def _survey_tree(source: Path, container: Container, wanted: Format | None) -> S
     digest.update(found.encode())
     owner = source.name.partition(".")[0]
     if container == "folder":
-        owner = source.resolve().parent.name if _telling_name(source) else source.resolve().name
+        owner = source.resolve().parent.name if telling_name(source) else source.resolve().name
     return Survey(
         source=source,
         format=found,

@@ -61,7 +61,7 @@ def natural_key(name: str) -> tuple[int, int, str]:
 
 def _member(root: str, parts: tuple[str, ...], status: os.stat_result | None) -> Member:
     shown = printable("/".join(parts))
-    opened = partial(_open_regular, os.path.join(root, *parts))
+    opened = partial(open_regular, os.path.join(root, *parts))
     if status is None:
         return Member(shown, parts, 0, 0, "not readable", opened)
     refusal = "" if stat.S_ISREG(status.st_mode) else _kind(status.st_mode)
@@ -73,7 +73,7 @@ def _kind(mode: int) -> str:
     return next((name for test, name in kinds if test(mode)), "device")
 
 
-def _open_regular(path: str) -> IO[bytes]:
+def open_regular(path: str) -> IO[bytes]:
     """A regular file; a link or pipe put in its place since the walk is not followed or waited for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
