@@ -28,6 +28,11 @@ class Arrived:
     path: str  # within it: of a message in an mbox its number, from 1; "" where the file is one message
     message: Message
 
+    @property
+    def called(self) -> str:
+        """What to call it in a line about it."""
+        return _place(self.file, self.path)
+
 
 @dataclass(frozen=True)
 class Unread:

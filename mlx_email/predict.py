@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from mlx_email import shown, trained
-from mlx_email.errors import UserError
+from mlx_email.errors import ModelError, UserError
 from mlx_email.evaluate import acting, calibrate
 from mlx_email.evaluate.explain import Explanation, explain
 from mlx_email.incoming import Arrived, Unread, bare_texts, letters
@@ -21,6 +21,7 @@ from mlx_email.labels.schema import ACTIONS, Action, Row
 from mlx_email.labels.tables import People, read_people
 from mlx_email.mail.message import Message
 from mlx_email.measure import Policy, predict
+from mlx_email.model.render import prompt_ids
 from mlx_email.model.wording import BODY_CHARACTERS
 from mlx_email.progress import Progress
 from mlx_email.train import run as runs
@@ -101,9 +102,9 @@ def _answers(
     for chunk in letters_by(size):
         yield from (each for each in chunk if isinstance(each, Unread))
         arrived = [each for each in chunk if isinstance(each, Arrived)]
-        if arrived:
-            rows = [_row(each.message, owner_of(each.message.owner, asked.owner, owners), people) for each in arrived]
-            yield from _predictions(opened(), arrived, rows, explained=asked.explain)
+        rows = [_row(each.message, owner_of(each.message.owner, asked.owner, owners), people) for each in arrived]
+        if rows:
+            yield from _predictions(opened(), list(zip(arrived, rows, strict=True)), explained=asked.explain)
 
 
 def _chunks(found: Iterable[Arrived | Unread], size: int) -> Letters:
@@ -151,9 +152,15 @@ def _open(asked: Question) -> _Opened:
 
 
 def _predictions(
-    opened: _Opened, arrived: Sequence[Arrived], rows: Sequence[Row], *, explained: bool
-) -> Iterator[Prediction]:
+    opened: _Opened, letters: Sequence[tuple[Arrived, Row]], *, explained: bool
+) -> Iterator[Prediction | Unread]:
     policy = opened.policy
+    tried = [(each, row, _obstacle(policy, row)) for each, row in letters]
+    yield from (Unread(f"{each.called} cannot be predicted: {why}") for each, _, why in tried if why)
+    letters = [(each, row) for each, row, why in tried if not why]
+    if not letters:
+        return
+    rows = [row for _, row in letters]
     raw = predict(policy, rows, Progress(quiet=True))
     found = calibrate.apply(opened.calibration, np.log(np.maximum(raw, np.finfo(float).tiny)))
     acts = None if opened.rules is None else acting.may_act(opened.rules, opened.goal, found)
@@ -161,7 +168,7 @@ def _predictions(
     said: Sequence[Explanation | None] = [None] * len(rows)
     if explained:
         said = explain(policy.base, policy.renderer, rows, actions, limit=policy.config.max_prompt_tokens)
-    for at, (each, action) in enumerate(zip(arrived, actions, strict=True)):
+    for at, ((each, _), action) in enumerate(zip(letters, actions, strict=True)):
         yield Prediction(
             file=each.file,
             path=each.path,
@@ -173,3 +180,12 @@ def _predictions(
             probabilities=dict(zip(ACTIONS, found[at].tolist(), strict=True)),
             explanation=said[at],
         )
+
+
+def _obstacle(policy: Policy, row: Row) -> str:
+    """Why no prompt can be made of a message; "" where one can. Nobody's mail may end what is asked of others'."""
+    try:
+        prompt_ids(policy.renderer, row, policy.config.max_prompt_tokens)
+    except ModelError as error:
+        return str(error)
+    return ""

@@ -92,7 +92,7 @@ def prediction(record: dict[str, Any], subject: str) -> str:
     """What should be done with a message, on a line of 99 columns at most; a second one with what was said of it."""
     alone = {None: "", True: "act", False: "ask"}[record["may_act"]]
     place = f"{record['file']}/{record['path']}" if record["path"] else record["file"]
-    of_mail = f"{shown.fitted(subject, 44)}  {shown.fitted(place, 30, keep_end=True)}"
+    of_mail = f"{shown.fitted(subject, 43)}  {shown.fitted(place, 30, keep_end=True)}"
     line = f"{record['action']:11s}  {record['confidence']:.2f}  {alone:3s}  {of_mail}".rstrip()
     if "reasoning" not in record:
         return line
