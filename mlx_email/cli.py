@@ -192,8 +192,10 @@ def predict(
     Example: mlx-email predict runs/20260102-101500 --watch ~/Maildir --json
 
     \b
-    Exit code: 0 all was predicted; 1 some could not be read, each named on stderr; 2 nothing could, or wrong use;
-    130 ended by an interrupt, as --watch always is without --once.
+    Exit code: 0 all was predicted
+               1 some could not be read: each is named on stderr, the rest was predicted
+               2 nothing could be read, or the command is wrong
+               130 an interrupt ended it: as --watch ends, without --once
     """
     from mlx_email import predict as asking
     from mlx_email import shown
