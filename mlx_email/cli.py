@@ -139,15 +139,17 @@ def prepare(
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
 def evaluate(runs: tuple[Path, ...], data: Path | None, split: Any, as_json: bool) -> None:
-    """Measure trained runs on a split of their mail, beside what needs no model.
+    """Measure trained runs on a split of their mail, beside what needs no language model, and beside the first run.
 
     \b
     Example: mlx-email evaluate runs/20260102-101500 --split validation
     """
     from mlx_email import trained
 
-    records = [trained.evaluate_run(run, data, split, Progress(quiet=as_json)) for run in runs]
-    click.echo(_json(records) if as_json else "\n\n".join(tables.evaluation(record) for record in records))
+    measured = [trained.evaluate_run(run, data, split, Progress(quiet=as_json)) for run in runs]
+    records, comparisons = [each.record for each in measured], trained.compared(measured)
+    shown = [*map(tables.evaluation, records), *map(tables.comparison, comparisons)]
+    click.echo(_json([*records, *comparisons]) if as_json else "\n\n".join(shown))
 
 
 @cli.command()

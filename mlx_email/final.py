@@ -32,9 +32,12 @@ RANKED = 500  # messages to test on, at most, that a reward model ranks the answ
 PREDICTIONS = "test.csv"
 
 
-def test(run: Run, stages: Sequence[AnyStage], rows: Sequence[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
+def test(
+    run: Run, stages: Sequence[AnyStage], rows: Sequence[Row], priorities: np.ndarray
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """How each of some finished stages does on the test split, by its name; read where it was measured before, on as
-    many messages. All policies that were not are asked in one pass over the messages."""
+    many messages. All policies that were not are asked in one pass over the messages. `priorities`: what each action's
+    was in training (`evaluate.priority`)."""
     known = {}
     for stage in stages:
         before = tested(run.folder, stage).get("test", {})
@@ -44,11 +47,15 @@ def test(run: Run, stages: Sequence[AnyStage], rows: Sequence[Row]) -> Iterator[
     said = dict(zip(asked, said_by(run, asked, rows), strict=True)) if asked else {}
     for stage in stages:
         if stage.name not in known:
-            found = ranked(run, stage, rows) if isinstance(stage, Reward) else metrics.summary(rows, said[stage.name])
+            if isinstance(stage, Reward):
+                found = ranked(run, stage, rows)
+            else:
+                found = metrics.summary(rows, said[stage.name], priorities)
             if stage.name in said:
                 predictions.write(run.folder / stage.name / PREDICTIONS, rows, said[stage.name])
                 run.tracking.table(f"{stage.name}/test", *telling.columns(rows, said[stage.name]))
-            telling.tell(run, {"event": "evaluate", "stage": stage.name, **found})
+            followed = {name: value for name, value in found.items() if name not in metrics.BY_GROUP}
+            telling.tell(run, {"event": "evaluate", "stage": stage.name, **followed})
             files.write_json(run.folder / stage.name / runs.METRICS, found)
             known[stage.name] = found
         acts = {} if isinstance(stage, Reward) else acting_of(run, stage, rows)

@@ -37,11 +37,6 @@ class Policy:
     stage: str
 
 
-def evaluate(policy: Policy, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
-    """The metrics of a policy on some messages."""
-    return metrics.summary(rows, predict(policy, rows, progress))
-
-
 def predict(policy: Policy, rows: Sequence[Row], progress: Progress) -> np.ndarray:
     """Probabilities of the five actions, (N, 5), columns in the order of ACTIONS."""
     return predict_each(policy, [Frozen.of(policy.base.model)], rows, progress)[0]
@@ -89,16 +84,15 @@ def evaluate_reward(
     return {**measured(answers, config.evaluation.batch_size), **of_messages}
 
 
-def baseline_summary(run: Path | None, train_rows: Sequence[Row], rows: Sequence[Row]) -> dict[str, float]:
-    """Accuracies to beat on `rows`, and for the embedded mailbox the best possible one."""
-    target = metrics.targets(rows)
-    summary = {
-        "majority": metrics.accuracy(target, baselines.majority(train_rows, rows)),
-        "majority_per_owner": metrics.accuracy(target, baselines.majority_per_owner(train_rows, rows)),
-    }
+def baseline_summary(run: Path | None, train_rows: Sequence[Row], rows: Sequence[Row]) -> dict[str, Any]:
+    """Accuracies to beat on `rows`, under `measured` with their intervals and macro-F1, and for the embedded mailbox
+    the best possible one."""
+    said = {"majority": baselines.majority, "majority_per_owner": baselines.majority_per_owner}
+    measured = {name: metrics.shares(rows, predict_from(train_rows, rows)) for name, predict_from in said.items()}
+    summary: dict[str, Any] = {name: found["accuracy"] for name, found in measured.items()}
     if run is not None and (run / DATA / RULE).is_file():
         summary["best_possible"] = best_possible(run / DATA / RULE, rows)
-    return summary
+    return {**summary, "measured": measured}
 
 
 def outcomes(table: Path) -> list[Row]:

@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 
+from mlx_email import baselines, files, final, gate, lineage, telling
 from mlx_email import config as configuration
-from mlx_email import files, final, gate, lineage, telling
 from mlx_email.algorithms.reward import refuse
 from mlx_email.collect import collect
 from mlx_email.config import Config, Reward, Rsf
 from mlx_email.errors import DataError, NothingToLearnError, UserError
+from mlx_email.evaluate import priority
 from mlx_email.jobs import (
     Run,
     enough,
@@ -153,15 +154,18 @@ def follow(run: Run, *, force: bool = False) -> dict[str, Any]:
     kept, then measure all of them on the test split."""
     table = run.folder / DATA / FEATURES
     test_rows = few_rows(table, "test", run.config.evaluation.max_messages)
-    baselines_there = baseline_summary(run.folder, outcomes(table), test_rows)
+    known = outcomes(table)
     memory.settle(run.config.memory.cache_gb)
-    record: dict[str, Any] = {"test": {"baselines": baselines_there}, "stages": {}}
+    record: dict[str, Any] = {"test": {"baselines": baseline_summary(run.folder, known, test_rows)}, "stages": {}}
     run.tracking.begin(run.folder, msgspec.to_builtins(run.config))
     try:
         chain(run, record, force=force)
         done = [stage for stage in run.config.stages if stage.name in record["stages"]]
-        for name, found in final.test(run, done, test_rows):
+        for name, found in final.test(run, done, test_rows, priority.by_action(known)):
             record["stages"][name]["test"] = found
+        kept = run.folder / baselines.FILE
+        fitted = baselines.of_fitted(table, run.identity["data"], len(known), test_rows, kept, run.progress)
+        record["test"]["baselines"] = baselines.joined(record["test"]["baselines"], fitted)
         files.write_json(run.folder / runs.METRICS, record)
     finally:
         run.tracking.close()

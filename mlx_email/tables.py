@@ -22,9 +22,16 @@ def training(record: dict[str, Any], run: Path) -> str:
     return "\n".join([*lines, "", f"run folder: {run}"])
 
 
-def _baseline_lines(baselines: dict[str, float]) -> list[str]:
-    named = {"majority": "majority", "majority_per_owner": "majority per owner"}
-    return [f"  {title:30s} {baselines[key]:.3f}" for key, title in named.items() if key in baselines]
+BASELINES = {
+    "majority": "majority",
+    "majority_per_owner": "majority per owner",
+    "tfidf": "TF-IDF, logistic regression",
+    "boosted_trees": "boosted trees",
+}
+
+
+def _baseline_lines(baselines: dict[str, Any]) -> list[str]:
+    return [_accuracy_line(title, baselines["measured"][key]) for key, title in BASELINES.items() if key in baselines]
 
 
 METHODS = {
@@ -67,13 +74,63 @@ def evaluation(record: dict[str, Any]) -> str:
     lines.append(_accuracy_line(record["stage"], record))
     if "best_possible" in record["baselines"]:
         lines.append(f"  {'best possible':30s} {record['baselines']['best_possible']:.3f}")
+    return "\n".join([*lines, *_sureness_lines(record), *_part_lines(record), "", *_confusion_lines(record)])
+
+
+def _sureness_lines(record: dict[str, Any]) -> list[str]:
+    equal = f"in {record['calibration_bins']} bins of equal width"
+    errors = f"{record['calibration_error']:.3f} {equal}, {record['adaptive_calibration_error']:.3f} of equal mass"
+    said = {
+        "calibration error": errors,
+        "Brier score": f"{record['brier']:.3f}",
+        "negative log-likelihood": f"{record['nll']:.3f} nats",
+    }
+    if "priority" in record:
+        rank = record["priority"]["spearman"]
+        agreed = "" if rank is None else f", rank correlation {rank:.3f}"
+        said["priority"] = f"{record['priority']['mae']:.3f} off on average{agreed}"
+    return [f"    {name:28s} {value}" for name, value in said.items()]
+
+
+def _part_lines(record: dict[str, Any]) -> list[str]:
     titles = {"straddling": "threads begun before", "apart": "other threads", "good_labels": "certain labels"}
-    for name, part in record["subsets"].items():
-        lines.append(f"    {titles[name]:20s} {part['accuracy']:.3f}  of {part['messages']} messages")
-    lines += ["", f"  {'right / predicted':>18s} " + " ".join(f"{action:>11s}" for action in ACTIONS) + "      F1"]
+    of_all = [(titles[name], part) for name, part in record["subsets"].items()]
+    of_owners, of_months = ([*record[name].items()] if len(record[name]) > 1 else [] for name in ("owners", "months"))
+    lines = []
+    for name, part in (*of_all, *of_owners[:FEW], *of_months[-FEW:]):
+        measured = f"{part['accuracy']:.3f}  macro-F1 {part['macro_f1']:.3f}  of {part['messages']} messages"
+        certain = part.get("good_labels", part)
+        if certain["messages"] < part["messages"]:
+            measured += f"; {certain['accuracy']:.3f} of the {certain['messages']} with certain labels"
+        lines.append(f"    {shown.fitted(name, 28)} {measured}")
+    return lines
+
+
+FEW = 6  # owners, and months, in a table for people; --json has all
+
+
+def _confusion_lines(record: dict[str, Any]) -> list[str]:
+    measured = ("precision", "recall", "f1")
+    heads = " ".join(f"{action:>11s}" for action in ACTIONS) + "  precision  recall      F1"
+    lines = [f"  {'right / predicted':>18s} {heads}"]
     for action, row in zip(ACTIONS, record["confusion"], strict=True):
-        lines.append(f"  {action:>18s} " + " ".join(f"{n:11d}" for n in row) + f"  {record['f1'][action]:6.3f}")
-    return "\n".join(lines)
+        shares = "  ".join(f"{record[name][action]:{6 if name != 'precision' else 9}.3f}" for name in measured)
+        lines.append(f"  {action:>18s} " + " ".join(f"{n:11d}" for n in row) + f"  {shares}")
+    return lines
+
+
+def comparison(record: dict[str, Any]) -> str:
+    """One run beside another on the same messages."""
+    first, second = record["compared"]
+    if "reason" in record:
+        return f"{second} is not compared with {first}: {record['reason']}"
+    lines = [f"{second} beside {first}, {record['messages']} messages in {record['threads']} threads"]
+    for name, title in (("accuracy", "accuracy"), ("macro_f1", "macro-F1")):
+        low, high = record["change"][f"{name}_interval"]
+        lines.append(f"  {title:30s} {record['change'][name]:+.3f}  (95% interval {low:+.3f} to {high:+.3f})")
+    only = f"{record['only_second_right']} to {record['only_first_right']}"
+    lines.append(f"  {'right where the other is not':30s} {only}  (p {record['mcnemar']:.2g}, McNemar's exact test)")
+    return "\n".join([*lines, f"  {'the same action':30s} {record['same_action']:.3f}"])
 
 
 def prepared(counts: dict[str, Any], out: Path) -> str:

@@ -1,15 +1,20 @@
 """A run that is trained, put to use: measured, asked about messages, exported."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlx_email import files
+import numpy as np
+
+from mlx_email import baselines, files
 from mlx_email.errors import DataError
+from mlx_email.evaluate import compare, metrics, priority
 from mlx_email.export import fuse
 from mlx_email.jobs import few_rows
 from mlx_email.labels.prepare import FEATURES
-from mlx_email.labels.schema import Split
-from mlx_email.measure import Policy, baseline_summary, evaluate, outcomes, predict
+from mlx_email.labels.schema import Row, Split
+from mlx_email.measure import Policy, baseline_summary, outcomes, predict
 from mlx_email.model import load as loading
 from mlx_email.model import lora
 from mlx_email.model.render import renderer
@@ -29,7 +34,16 @@ def open_policy(run: Path) -> Policy:
     return Policy(base, renderer(base.tokenizer, history=config.sender_history), config, stage.name)
 
 
-def evaluate_run(run: Path, data: Path | None, split: Split, progress: Progress) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Measured:
+    """What a run was found to be worth, and what it said."""
+
+    record: dict[str, Any]
+    rows: list[Row]
+    said: np.ndarray  # probabilities (N, 5)
+
+
+def evaluate_run(run: Path, data: Path | None, split: Split, progress: Progress) -> Measured:
     """Evaluate a run's last stage on a split of its own data, or of another prepared folder."""
     policy = open_policy(run)
     table = run / DATA / FEATURES if data is None else (data / FEATURES if data.is_dir() else data)
@@ -37,9 +51,27 @@ def evaluate_run(run: Path, data: Path | None, split: Split, progress: Progress)
     if not rows:
         raise DataError(f"{table} has no messages in the split {split!r}")
     known = outcomes(table)
-    base = baseline_summary(run if data is None else None, known, rows) if known else {}
-    measured = evaluate(policy, rows, progress)
-    return {"run": str(run), "stage": policy.stage, "split": split, "baselines": base, **measured}
+    said = predict(policy, rows, progress)
+    measured = metrics.summary(rows, said, priority.by_action(known) if known else None)
+    beside = {}
+    if known:
+        kept = run / baselines.FILE if data is None and split == "test" else None
+        fitted = baselines.of_fitted(table, files.sha256(table), len(known), rows, kept, progress)
+        beside = baselines.joined(baseline_summary(run if data is None else None, known, rows), fitted)
+    about = {"run": str(run), "stage": policy.stage, "split": split, "baselines": beside}
+    return Measured({**about, **measured}, rows, said)
+
+
+def compared(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Each run but the first beside the first: what differs, or the `reason` why that cannot be said."""
+    found = []
+    for each in measured[1:]:
+        first, about = measured[0], {"compared": [measured[0].record["run"], each.record["run"]]}
+        if reason := compare.difference(first.rows, each.rows):
+            found.append({**about, "reason": reason})
+        else:
+            found.append({**about, **compare.compare(first.rows, first.said, each.said)})
+    return found
 
 
 def export(run: Path, out: Path, progress: Progress) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The same metrics of parts of the messages: how far the whole can be believed, and of whom, and of when."""
 
 from collections.abc import Sequence
+from datetime import UTC
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ def owners(rows: Sequence[Row], target: np.ndarray, predicted: np.ndarray) -> di
 
 def months(rows: Sequence[Row], target: np.ndarray, predicted: np.ndarray) -> dict[str, dict[str, Any]]:
     """By month (UTC), as 2001-05, the earliest first."""
-    return dict(sorted(_by([f"{row.date:%Y-%m}" for row in rows], rows, target, predicted).items()))
+    return dict(sorted(_by([f"{row.date.astimezone(UTC):%Y-%m}" for row in rows], rows, target, predicted).items()))
 
 
 def _by(

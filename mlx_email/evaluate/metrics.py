@@ -28,16 +28,11 @@ def summary(rows: Sequence[Row], probabilities: np.ndarray, priorities: np.ndarr
     """
     target, predicted = targets(rows), probabilities.argmax(axis=1)
     counts = confusion(target, predicted)
-    thread = bootstrap.threads(rows)
-    drawn = bootstrap.resample(bootstrap.of_each(thread, target * KINDS + predicted, KINDS**2))
-    intervals = [bootstrap.interval(scores(drawn.reshape(-1, KINDS, KINDS), of)) for of in ("accuracy", "macro_f1")]
     return {
         "messages": len(rows),
-        "threads": int(thread.max()) + 1,
+        "threads": int(bootstrap.threads(rows).max()) + 1,
         **certainty(rows, probabilities),
-        "accuracy_interval": list(intervals[0]),
-        "macro_f1": macro_f1(target, predicted),
-        "macro_f1_interval": list(intervals[1]),
+        **shares(rows, predicted),
         **{name: dict(zip(ACTIONS, of(counts).tolist(), strict=True)) for name, of in BY_ACTION.items()},
         "confusion": counts.tolist(),
         "calibration_bins": BINS,
@@ -60,6 +55,19 @@ def certainty(rows: Sequence[Row], probabilities: np.ndarray) -> dict[str, float
         "confidence": float(confidence.mean()),
         "calibration_error": calibration_error(confidence, right),
         "adaptive_calibration_error": adaptive_calibration_error(confidence, right),
+    }
+
+
+def shares(rows: Sequence[Row], predicted: np.ndarray) -> dict[str, Any]:
+    """Accuracy and macro-F1 of predicted actions (N,), with their intervals."""
+    target, thread = targets(rows), bootstrap.threads(rows)
+    drawn = bootstrap.resample(bootstrap.of_each(thread, target * KINDS + predicted, KINDS**2))
+    drawn = drawn.reshape(-1, KINDS, KINDS)
+    return {
+        "accuracy": accuracy(target, predicted),
+        "accuracy_interval": list(bootstrap.interval(scores(drawn, "accuracy"))),
+        "macro_f1": macro_f1(target, predicted),
+        "macro_f1_interval": list(bootstrap.interval(scores(drawn, "macro_f1"))),
     }
 
 

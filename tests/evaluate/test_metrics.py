@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mlx_email.evaluate import baselines, metrics
+from mlx_email.evaluate import baselines, bootstrap, counts, groups, metrics, priority
 from mlx_email.labels.schema import ACTIONS, Row, predicted_action
 
 NOW, LATER, FORWARD, ARCHIVE, DELETE = range(5)
@@ -55,19 +55,19 @@ def test_subsets_are_counted_apart():
         replace(row, straddles=i == 0, label_quality="kept_late" if i == 3 else "good") for i, row in enumerate(MAIL)
     ]
     predicted = np.array([LATER, LATER, FORWARD, DELETE, DELETE, DELETE])
-    found = metrics.subsets(marked, metrics.targets(marked), predicted)
+    found = groups.subsets(marked, metrics.targets(marked), predicted)
     assert {name: (part["messages"], part["accuracy"]) for name, part in found.items()} == {
         "straddling": (1, 0.0),
         "apart": (5, 0.8),
         "good_labels": (5, 0.8),
     }
-    assert set(metrics.subsets(MAIL, metrics.targets(MAIL), predicted)) == {"apart", "good_labels"}
+    assert set(groups.subsets(MAIL, metrics.targets(MAIL), predicted)) == {"apart", "good_labels"}
 
 
 def test_f1_by_hand():
     """reply_now: tp 1, fp 0, fn 1 -> 2/3. delete: tp 1, fp 1, fn 0 -> 2/3. The others do not occur."""
     target, predicted = np.array([NOW, NOW, DELETE]), np.array([NOW, DELETE, DELETE])
-    np.testing.assert_allclose(metrics.f1(metrics.confusion(target, predicted)), [2 / 3, 0, 0, 0, 2 / 3])
+    np.testing.assert_allclose(counts.f1(metrics.confusion(target, predicted)), [2 / 3, 0, 0, 0, 2 / 3])
     assert metrics.macro_f1(target, predicted) == pytest.approx(2 / 3)
     assert metrics.macro_f1(target, np.array([NOW, FORWARD, DELETE])) == pytest.approx((2 / 3 + 0 + 1) / 3)
 
@@ -82,15 +82,51 @@ def test_summary_of_sure_and_unsure_predictions():
     assert summary["f1"]["delete"] == 1
     assert summary["confusion"][LATER][NOW] == 1
     assert list(summary["f1"]) == list(ACTIONS)
+    assert summary["precision"]["reply_now"] == 0.5 and summary["recall"]["reply_now"] == 1
+    assert summary["precision"]["reply_later"] == summary["recall"]["reply_later"] == 0
+    assert summary["brier"] == pytest.approx((6 * 4 * 0.05**2 + 5 * 0.2**2 + 0.95**2 + 0.8**2 - 0.05**2) / 6)
+    assert summary["messages"] == summary["threads"] == 6 and summary["calibration_bins"] == 10
 
 
-def test_the_interval_holds_the_accuracy_and_narrows_with_more_mail():
-    few, many = (metrics.interval(np.arange(n) % 4 > 0) for n in (40, 4000))
-    assert few[0] < 0.75 < few[1] and many[0] < 0.75 < many[1]
-    assert many[1] - many[0] < 0.2 * (few[1] - few[0])
-    assert many == pytest.approx(
-        (0.75 - 1.96 * np.sqrt(0.75 * 0.25 / 4000), 0.75 + 1.96 * np.sqrt(0.75 * 0.25 / 4000)), abs=2e-3
-    )
+def test_a_summary_does_not_depend_on_the_order_of_messages():
+    rng = np.random.default_rng(0)
+    mail = [replace(row, thread_id=str(i // 3), user=f"u{i % 4}") for i, row in enumerate(MAIL * 20)]
+    said = rng.dirichlet(np.ones(5), len(mail)).round(1) + 1e-3  # rounded: many are equally sure
+    said /= said.sum(axis=1, keepdims=True)
+    order = rng.permutation(len(mail))
+    means = priority.by_action(mail)
+    one, other = (metrics.summary([mail[i] for i in at], said[at], means) for at in (np.arange(len(mail)), order))
+    assert list(one) == list(other)
+    for name, value in one.items():
+        if name.endswith("_interval") or name in ("accuracy", "macro_f1", "nll", "confidence"):
+            assert value == pytest.approx(other[name], abs=1e-12)
+        elif name != "priority":
+            assert value == other[name], name
+    assert one["priority"] == pytest.approx(other["priority"])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 60))
+@settings(max_examples=15)
+def test_metrics_lie_where_they_must(seed, count):
+    rng = np.random.default_rng(seed)
+    mail = [replace(MAIL[i], thread_id=str(rng.integers(0, 9))) for i in rng.integers(0, len(MAIL), count)]
+    found = metrics.summary(mail, rng.dirichlet(np.full(5, 0.3), count), priority.by_action(mail))
+    for name in ("accuracy", "macro_f1", "confidence", "calibration_error", "adaptive_calibration_error"):
+        assert 0 <= found[name] <= 1, name
+    assert 0 <= found["brier"] <= 2 and found["nll"] >= 0 and 0 <= found["priority"]["mae"] <= 1
+    for name in ("accuracy", "macro_f1"):
+        low, high = found[f"{name}_interval"]
+        assert 0 <= low <= high <= 1
+    assert found["accuracy_interval"][0] <= found["accuracy"] <= found["accuracy_interval"][1]
+    assert sum(part["messages"] for part in found["months"].values()) == count
+    assert 1 <= found["threads"] <= min(count, 9)
+
+
+def test_precision_and_recall_by_hand():
+    """reply_now: said 1, right 1, of 2. delete: said 2, right 1, of 1."""
+    found = metrics.confusion(np.array([NOW, NOW, DELETE]), np.array([NOW, DELETE, DELETE]))
+    assert counts.precision(found).tolist() == [1, 0, 0, 0, 0.5]
+    assert counts.recall(found).tolist() == [0.5, 0, 0, 0, 1]
 
 
 def test_baselines_learn_from_training_mail_only():
@@ -131,14 +167,6 @@ def test_an_unpaired_interval_would_be_wider():
     before[:200, 0] = after[:190, 0] = 0.6
     before[200:, 1] = after[190:, 1] = 0.6
     _, low, high = metrics.change(target, before, after, "accuracy")
-    alone = metrics.interval(np.arange(400) < 190)
+    right = (np.arange(400) < 190).astype(int)[:, None]
+    alone = bootstrap.interval(bootstrap.resample(right)[:, 0] / 400)
     assert high < 0 and high - low < 0.5 * (alone[1] - alone[0])
-
-
-def test_calibration_error_is_the_distance_from_the_diagonal():
-    rng = np.random.default_rng(0)
-    confidence = rng.random(20_000)
-    honest = rng.random(20_000) < confidence
-    assert metrics.calibration_error(confidence, honest) < 0.02
-    assert metrics.calibration_error(confidence, np.ones(20_000, bool)) == pytest.approx(0.5, abs=0.02)
-    assert metrics.calibration_error(np.ones(4), np.array([True, False, False, False])) == 0.75
