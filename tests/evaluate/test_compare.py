@@ -2,11 +2,11 @@
 
 from datetime import UTC, datetime
 from fractions import Fraction
-from math import comb
+from math import comb, erfc, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -57,8 +57,6 @@ def test_mcnemar_is_two_sided_and_exact():
     right = float(slow_mcnemar(2, 9))
     assert compare.mcnemar(2, 9) == pytest.approx(right)
     assert right / 2 != pytest.approx(right, rel=1e-3)
-    from math import erfc, sqrt
-
     assert erfc(sqrt((9 - 2) ** 2 / 11 / 2)) != pytest.approx(right, rel=0.1)
 
 
@@ -96,19 +94,17 @@ def test_the_same_policy_twice_does_not_differ():
     }
 
 
-@settings(max_examples=1)
-@given(st.just(0))
-def test_equals_are_seldom_told_apart(start):
+def test_equals_are_seldom_told_apart():
     """Two policies that are right equally often: at 95%, about one of twenty comparisons says they differ."""
-    rows = mail(300)
+    rows = mail(150)
     different, unequal = 0, 0
-    for seed in range(start, start + 60):
+    for seed in range(30):
         rng = np.random.default_rng(seed)
-        found = compare.compare(rows, *(said(rows, rng.random(300) < 0.7) for _ in range(2)))
+        found = compare.compare(rows, *(said(rows, rng.random(150) < 0.7) for _ in range(2)))
         low, high = found["change"]["accuracy_interval"]
         different += not low <= 0 <= high
         unequal += found["mcnemar"] < 0.05
-    assert different <= 9 and unequal <= 7
+    assert different <= 5 and unequal <= 4
 
 
 def test_an_interval_over_threads_is_wider_where_threads_repeat_answers():

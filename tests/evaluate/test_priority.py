@@ -31,10 +31,8 @@ def slow_spearman(one, other):
     ranks = [[sum(b < a for b in x) + (sum(b == a for b in x) + 1) / 2 for a in x] for x in (one, other)]
     means = [sum(x) / len(x) for x in ranks]
     left, right = ([a - mean for a in x] for x, mean in zip(ranks, means, strict=True))
-    return (
-        sum(a * b for a, b in zip(left, right, strict=True))
-        / (sum(a * a for a in left) * sum(b * b for b in right)) ** 0.5
-    )
+    product = sum(a * b for a, b in zip(left, right, strict=True))
+    return product / (sum(a * a for a in left) * sum(b * b for b in right)) ** 0.5
 
 
 def test_the_mean_of_each_action_in_training_and_of_all_where_there_is_none():
