@@ -23,6 +23,7 @@ from mlx_email.tracking import TRACKERS
 # mlx and mlx-lm are imported inside the commands: --help and a typing error answer at once.
 
 PATH = click.Path(path_type=Path)
+EXPORTS = ("requantise", "requantise8", "bf16", "dense", "adapter")  # export.fuse.STRATEGIES
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -139,10 +140,12 @@ def prepare(
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
 def evaluate(runs: tuple[Path, ...], data: Path | None, split: Any, as_json: bool) -> None:
-    """Measure trained runs on a split of their mail, beside what needs no language model, and beside the first run.
+    """Measure trained runs, or exported models (with --data), on a split of mail, beside what needs no language model,
+    and beside the first of them.
 
     \b
     Example: mlx-email evaluate runs/20260102-101500 --split validation
+    Example: mlx-email evaluate my-model --data prepared
     """
     from mlx_email import trained
 
@@ -233,17 +236,41 @@ def predict(
 @cli.command()
 @click.argument("run", type=PATH)
 @click.option("--out", type=PATH, required=True, metavar="DIR", help="The model folder to make.")
-@click.option("--json", "as_json", is_flag=True, help="Print the agreement as JSON.")
-def export(run: Path, out: Path, as_json: bool) -> None:
-    """Merge a run's adapter into its model: an ordinary folder for `mlx_lm.generate --model DIR`.
+@click.option(
+    "--strategy", type=click.Choice(EXPORTS), help="How the adapter is merged.  [default: the smallest that agrees]"
+)
+@click.option("--force", is_flag=True, help="With --strategy: even where it agrees on fewer than 99% of messages.")
+@click.option("--upload-repo", metavar="ORG/NAME", help="Upload DIR to the Hugging Face hub, as a private repository.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was measured as JSON.")
+def export(run: Path, out: Path, strategy: str | None, force: bool, upload_repo: str | None, as_json: bool) -> None:
+    """Make a model folder of a run, for `mlx_lm.generate --model DIR`: the smallest that agrees with its adapter.
 
     \b
     Example: mlx-email export runs/20260102-101500 --out my-model
     """
-    from mlx_email import trained
+    from mlx_email import exporting
 
-    record = trained.export(run, out, Progress(quiet=as_json))
-    click.echo(_json(record) if as_json else tables.exported(record, out))
+    if force and strategy is None:
+        raise click.UsageError("--force goes with --strategy: without it the smallest that agrees is taken")
+    progress = Progress(quiet=as_json)
+    record = exporting.export(run, out, progress, strategy=strategy, force=force, upload_repo=upload_repo)
+    click.echo(_json(record) if as_json else exporting.table(record, out))
+
+
+@cli.command()
+@click.argument("paths", type=PATH, nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True, help="Print what was checked as JSON.")
+def verify(paths: tuple[Path, ...], as_json: bool) -> None:
+    """Check that runs, checkpoints, tables and exported models are as they were written.
+
+    \b
+    Example: mlx-email verify runs/20260102-101500 my-model
+    """
+    from mlx_email import verify as verifying
+
+    found = [finding for path in paths for finding in verifying.check(path)]
+    click.echo(_json(list(map(verifying.plain, found))) if as_json else "\n".join(map(verifying.line, found)))
+    verifying.refuse(found)
 
 
 @cli.command()

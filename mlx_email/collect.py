@@ -11,6 +11,7 @@ from mlx_email.errors import DataError
 from mlx_email.labels.prepare import COUNTS, FEATURES, REJECTED, SENDERS, advice, prepare
 from mlx_email.labels.workers import default_count
 from mlx_email.progress import Progress
+from mlx_email.sealed import seal
 from mlx_email.synth.mailbox import write_mailbox
 from mlx_email.train import run as runs
 
@@ -18,7 +19,12 @@ RULE = "rule.jsonl"  # of the embedded mailbox: what its owners would do without
 
 
 def collect(mail: Path | None, data: Path, config: Config, progress: Progress) -> None:
-    """Put the labelled table into a run's data folder: linked where it is prepared, else made here."""
+    """Put the labelled table into a run's data folder: linked where it is prepared, else made here; and a manifest."""
+    _collect(mail, data, config, progress)
+    seal(data)
+
+
+def _collect(mail: Path | None, data: Path, config: Config, progress: Progress) -> None:
     if mail is not None:
         prepared = mail.parent if mail.name == FEATURES else mail
         if (prepared / FEATURES).is_file():

@@ -1,4 +1,4 @@
-"""A run that is trained, put to use: measured, asked about messages, exported."""
+"""What is trained, put to use: a run, or a model exported from one, measured and asked about messages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from mlx_email import baselines, files
-from mlx_email.errors import DataError
+from mlx_email.config import Config, Evaluation
+from mlx_email.errors import DataError, UserError
 from mlx_email.evaluate import compare, metrics, priority
-from mlx_email.export import fuse
+from mlx_email.export import bundle
 from mlx_email.jobs import few_rows
 from mlx_email.labels.prepare import FEATURES
 from mlx_email.labels.schema import Row, Split
@@ -22,16 +23,34 @@ from mlx_email.progress import Progress
 from mlx_email.train import run as runs
 from mlx_email.train.run import DATA
 
-AGREEMENT_MESSAGES = 200  # validation messages on which a merged model is compared with its adapter
 
+def open_policy(path: Path) -> Policy:
+    """The policy with which a run ends, or that of an exported model's folder.
 
-def open_policy(run: Path) -> Policy:
-    """The trained model of a run's last finished stage."""
-    config = runs.open_run(run)
-    stage = runs.last_policy(run, config)
+    Raises UserError where the path is neither, and MlxEmailError where something of it is damaged.
+    """
+    if bundle.is_exported(path):
+        return _exported(path)
+    config = runs.open_run(path)
+    stage = runs.last_policy(path, config)
     base = loading.load(config.model)
     lora.load(base.model, stage)
     return Policy(base, renderer(base.tokenizer, history=config.sender_history), config, stage.name)
+
+
+def _exported(folder: Path) -> Policy:
+    about = bundle.read(folder)
+    where = str(folder.resolve())  # a relative name could be that of another model
+    config = Config(
+        model=where,
+        max_prompt_tokens=about.max_prompt_tokens,
+        sender_history=about.sender_history,
+        evaluation=Evaluation(batch_size=about.batch_size),
+    )
+    base = loading.load(where)
+    if about.strategy == "adapter":
+        lora.load(base.model, folder / bundle.ADAPTER)
+    return Policy(base, renderer(base.tokenizer, history=config.sender_history), config, about.stage)
 
 
 @dataclass(frozen=True)
@@ -44,7 +63,10 @@ class Measured:
 
 
 def evaluate_run(run: Path, data: Path | None, split: Split, progress: Progress) -> Measured:
-    """Evaluate a run's last stage on a split of its own data, or of another prepared folder."""
+    """Evaluate a run's last stage on a split of its own data, or of another prepared folder; an exported model on a
+    prepared folder."""
+    if data is None and bundle.is_exported(run):
+        raise UserError(f"{run} is an exported model, which has no mail: name a prepared folder with --data")
     policy = open_policy(run)
     table = run / DATA / FEATURES if data is None else (data / FEATURES if data.is_dir() else data)
     rows = few_rows(table, split, policy.config.evaluation.max_messages)
@@ -72,22 +94,3 @@ def compared(measured: Sequence[Measured]) -> list[dict[str, Any]]:
         else:
             found.append({**about, **compare.compare(first.rows, first.said, each.said)})
     return found
-
-
-def export(run: Path, out: Path, progress: Progress) -> dict[str, Any]:
-    """Publish a run's model with its adapter merged in, after measuring how well the merged model agrees with it."""
-    table = run / DATA / FEATURES
-    with files.publish(out) as folder:
-        policy = open_policy(run)
-        rows = few_rows(table, "validation", AGREEMENT_MESSAGES) or few_rows(table, "test", AGREEMENT_MESSAGES)
-        before = predict(policy, rows, progress)
-        config = fuse.fuse(policy.base)
-        after = predict(policy, rows, progress)
-        fuse.write(folder, policy.base, config)
-    return {
-        "run": str(run),
-        "stage": policy.stage,
-        "model": policy.config.model,
-        "megabytes": sum(path.stat().st_size for path in out.iterdir()) / 1e6,
-        "agreement": fuse.agreement(before, after),
-    }

@@ -32,6 +32,7 @@ from mlx_email.labels.workers import Run, workers
 from mlx_email.mail.message import NotMail
 from mlx_email.mail.read import read_message
 from mlx_email.mail.sources import HINT, Format, RawMail, Refused, Survey, read_source, survey
+from mlx_email.sealed import seal
 
 MESSAGES, FEATURES, SENDERS = "messages.parquet", "features.parquet", "people.parquet"
 REJECTED, COUNTS = "rejected.jsonl", "prepare.json"
@@ -90,7 +91,8 @@ def prepare(
     count: int = 1,
     progress: Advance | None = None,
 ) -> Prepared:
-    """Read the sources and write messages.parquet, features.parquet, people.parquet, rejected.jsonl and prepare.json.
+    """Read the sources and write messages.parquet, features.parquet, people.parquet, rejected.jsonl and prepare.json,
+    and a manifest of them.
 
     `count` workers read and label. `out` appears only when complete, with files that only their owner can read; the
     same mail gives the same bytes, whatever `count` and however often it was interrupted. Raises DataError where a
@@ -113,6 +115,7 @@ def prepare(
                 _write_tables(folder, work, shards)
                 _write_rejected(folder / REJECTED, chunks, redact=options.redact)
                 files.write_json(folder / COUNTS, msgspec.to_builtins(prepared))
+                seal(folder)
         except UserError:
             shutil.rmtree(work, ignore_errors=True)  # nothing that could be gone on with
             raise

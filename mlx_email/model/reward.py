@@ -21,7 +21,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from mlx_email import files
 from mlx_email.errors import ModelError
 from mlx_email.model import forward, lora, source
-from mlx_email.model.arrays import fitting
+from mlx_email.model.arrays import fitting, read
 from mlx_email.model.batch import Example, collate, example
 from mlx_email.model.dropout import Dropout
 from mlx_email.model.frozen import Frozen
@@ -146,26 +146,36 @@ def describe(folder: Path, kind: HeadKind, base: str) -> None:
     files.write_json(folder / HEAD_CONFIG, {**about, "sha256": sums})
 
 
+def about(folder: Path) -> tuple[HeadKind, str]:
+    """What the reward model in a folder is, and the fingerprint of its base, after every byte of it has been compared
+    with reward_head.json. Raises ModelError naming the file that lacks or differs."""
+    if not (folder / HEAD_CONFIG).is_file():
+        raise ModelError(f"{folder} holds no reward model: it has no {HEAD_CONFIG}")
+    said: dict[str, Any] = source.read_object(folder / HEAD_CONFIG)
+    for name in (HEAD, lora.ADAPTERS, lora.ADAPTER_CONFIG):
+        there = (folder / name).is_file() and files.sha256(folder / name)
+        if not there or said.get("sha256", {}).get(name) != there:
+            raise ModelError(f"{folder / name} is damaged: it is not what {HEAD_CONFIG} says")
+    try:
+        kind = HeadKind(said["kind"], said["width"], said["members"], said["dropout"])
+        shapes = {name: array.shape for name, array in head_arrays(RewardHead(kind)).items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder / HEAD_CONFIG} does not describe a head: {error}") from error
+    if {name: array.shape for name, array in read(folder / HEAD).items()} != shapes:
+        raise ModelError(f"{folder / HEAD_CONFIG} does not describe the head in {HEAD}")
+    return kind, str(said.get("base"))
+
+
 def load(base: Base, folder: Path) -> RewardModel:
     """The reward model of a stage's folder. The base has adapters of the same kind, or none yet; then it gets idle ones
     (of DoRA those of the reward model).
 
     Raises ModelError where the folder holds none, is damaged, or belongs to another base model.
     """
-    if not (folder / HEAD_CONFIG).is_file():
-        raise ModelError(f"{folder} holds no reward model: it has no {HEAD_CONFIG}")
-    about: dict[str, Any] = source.read_object(folder / HEAD_CONFIG)
-    if about.get("base") != source.fingerprint(base.folder):
+    kind, of = about(folder)
+    if of != source.fingerprint(base.folder):
         raise ModelError(f"{folder}: its reward model belongs to another base model than {base.folder}")
-    for name in (HEAD, lora.ADAPTERS, lora.ADAPTER_CONFIG):
-        there = (folder / name).is_file() and files.sha256(folder / name)
-        if not there or about.get("sha256", {}).get(name) != there:
-            raise ModelError(f"{folder / name} is damaged: it is not what {HEAD_CONFIG} says")
-    try:
-        kind = HeadKind(about["kind"], about["width"], about["members"], about["dropout"])
-        head = RewardHead(kind)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{folder / HEAD_CONFIG} does not describe a head: {error}") from error
+    head = RewardHead(kind)
     held = fitting(folder / HEAD, head_arrays(head))
     head.update(tree_unflatten([(name.removeprefix(f"{ATTRIBUTE}."), array) for name, array in held.items()]))
     fresh = not lora.adapter_arrays(base.model)

@@ -26,7 +26,7 @@ from mlx_email import files
 from mlx_email.errors import MlxEmailError
 from mlx_email.model import lora, reward
 from mlx_email.model.arrays import Arrays, fitting
-from mlx_email.sealed import Damaged, read_json, seal, verify
+from mlx_email.sealed import MANIFEST, Damaged, read_json, seal, verify
 
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
@@ -139,8 +139,15 @@ def newest(stage: Path, note: Callable[[str], object]) -> Checkpoint | None:
 
 def verified(stage: Path, step: int) -> Checkpoint:
     """The checkpoint of a step, every byte of it compared with its manifest; Damaged, naming the file, otherwise."""
-    folder = folder_of(stage, step)
-    held = verify(folder, stage=stage.name, step=step)["files"]
+    return whole(folder_of(stage, step), stage=stage.name, step=step)
+
+
+def whole(folder: Path, **expected: Any) -> Checkpoint:
+    """The same of a folder, whose manifest says what is `expected` (stage, step)."""
+    said = verify(folder, **expected)
+    held, step = said["files"], said.get("step")
+    if not isinstance(step, int):
+        raise Damaged(f"{folder / MANIFEST} is of no checkpoint")
     needed = {lora.ADAPTERS, lora.ADAPTER_CONFIG, STATE} | ({OPTIMIZER} if step > 0 else set())
     if lacking := needed - held.keys():
         raise Damaged(f"{folder} has no {min(lacking)}")

@@ -1,6 +1,8 @@
 """Adapters: mlx-lm's layers with our dropout, LoRA and DoRA, written to files that say what is in them."""
 
 import json
+from collections import defaultdict
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -157,28 +159,43 @@ def test_dora_on_bits_that_mlx_lm_cannot_count_is_refused(bits, small):
 # Fusing
 
 
-def fused(model: nn.Module, config: dict) -> dict:
-    return fuse.fuse(Base(model, SimpleNamespace(), config, Path()))
+@contextmanager
+def fused(model: nn.Module, config: dict, strategy: str, stored: mx.Dtype | None = None):
+    """The model with its adapters merged; gives config.json and the types to write, `stored` being the base's."""
+    types = defaultdict(lambda: stored)
+    with fuse.merged(Base(model, SimpleNamespace(), config, Path()), strategy, types) as found:
+        assert not [module for module in model.modules() if "lora_a" in module]
+        yield found
 
 
 @pytest.mark.parametrize("dora", [False, True])
-def test_fused_it_computes_the_same(dora, small):
+def test_fused_it_computes_the_same_and_comes_back(dora, small):
     model = changed(small.build("llama", dora=dora))
-    before = np.array(model(IDS))
-    assert fused(model, {"model_type": "llama"}) == {"model_type": "llama"}
-    assert not [module for module in model.modules() if "lora_a" in module]
-    np.testing.assert_allclose(model(IDS), before, atol=1e-5)
+    before, held = np.array(model(IDS)), lora.adapter_arrays(model)
+    with fused(model, {"model_type": "llama"}, "dense") as (config, _):
+        assert config == {"model_type": "llama"}
+        np.testing.assert_allclose(model(IDS), before, atol=1e-5)
+    now = lora.adapter_arrays(model)
+    assert now.keys() == held.keys() and all(now[name] is held[name] for name in now)
+    np.testing.assert_array_equal(model(IDS), before)
 
 
 @pytest.mark.parametrize("dora", [False, True])
 def test_fused_into_a_quantised_base_it_keeps_8_bits(dora, small):
     model = changed(small.build("llama-4bit", dora=dora))
     plain, before = np.array(small.bare("llama-4bit")(IDS)), np.array(model(IDS))
-    config = fused(model, {"quantization": {"group_size": 32, "bits": 4}})
-    assert config["quantization"]["model.layers.0.self_attn.q_proj"] == {"group_size": 32, "bits": 8}
-    assert len(config["quantization"]) == 2 + 6
-    error, effect = np.abs(np.array(model(IDS)) - before).max(), np.abs(plain - before).max()
-    assert error < 0.1 * effect
+    effect = np.abs(plain - before).max()
+    with fused(model, {"quantization": {"group_size": 32, "bits": 4}}, "requantise8") as (config, _):
+        assert config["quantization"]["model.layers.0.self_attn.q_proj"] == {"group_size": 32, "bits": 8}
+        assert len(config["quantization"]) == 2 + 6
+        assert np.abs(np.array(model(IDS)) - before).max() < 0.1 * effect
+    with fused(model, {"quantization": {"group_size": 32, "bits": 4}}, "bf16") as (config, types):
+        assert config["quantization"]["model.layers.0.self_attn.q_proj"] is False
+        assert types["model.layers.0.self_attn.q_proj.weight"] == mx.bfloat16
+        assert np.abs(np.array(model(IDS)) - before).max() < 0.1 * effect
+    with fused(model, {"quantization": {"group_size": 32, "bits": 4}}, "requantise") as (config, _):
+        assert config == {"quantization": {"group_size": 32, "bits": 4}}
+        assert np.abs(np.array(model(IDS)) - before).max() > 0.1 * effect  # rounded away: the fault to be measured
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -189,8 +206,31 @@ def test_fused_arrays_keep_the_type_of_the_base(name, dora, small):
     floats = [(key, array) for key, array in tree_flatten(model.parameters()) if array.dtype == mx.float32]
     halved = [(key, array.astype(mx.bfloat16)) for key, array in floats if not key.endswith(("lora_a", "lora_b", "m"))]
     model.load_weights(halved, strict=False)
-    fused(model, {})
-    assert {array.dtype for _, array in tree_flatten(model.parameters())} <= {mx.bfloat16, mx.uint32}
+    for strategy in fuse.strategies(model)[:-1]:
+        with fused(model, {}, strategy):
+            assert {array.dtype for _, array in tree_flatten(model.parameters())} <= {mx.bfloat16, mx.uint32}
+
+
+@pytest.mark.parametrize("name", ["llama", "llama-4bit"])
+def test_a_fused_model_computes_with_what_is_written(name, small, tmp_path):
+    """A base in half precision that is computed in a wider type, as on the CPU: the files are in half precision again,
+    and hold the very numbers that were measured."""
+    model = changed(small.build(name))
+    floats = [(key, array) for key, array in tree_flatten(model.parameters()) if array.dtype == mx.float32]
+    kept = [(key, array.astype(mx.bfloat16).astype(mx.float32)) for key, array in floats if "lora_" not in key]
+    model.load_weights(kept, strict=False)
+    for strategy in fuse.strategies(model)[:-1]:
+        with fused(model, {}, strategy, mx.bfloat16) as (config, types):
+            computed = dict(tree_flatten(model.parameters()))
+            fuse.write(tmp_path / strategy, model, config, types)
+            assert dict(tree_flatten(model.parameters())).keys() == computed.keys()
+            size = fuse.size(model, types)
+        written = mx.load(str(tmp_path / strategy / "model.safetensors"))
+        assert {array.dtype for array in written.values()} <= {mx.bfloat16, mx.uint32}
+        assert size == sum(array.nbytes for array in written.values())
+        assert computed.keys() == written.keys()
+        for key, array in computed.items():
+            assert mx.array_equal(array, written[key].astype(array.dtype)).item(), key
 
 
 def test_idle_adapters_are_bypassed_and_come_back(small, monkeypatch):

@@ -1,0 +1,199 @@
+"""A run's result as a model folder: the smallest that still says what the trained policy says.
+
+Every way of merging (`export.fuse`) is measured on validation mail beside the policy with its adapter; the smallest
+that gives the same action on at least PASS of the messages is published.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from mlx_email import files
+from mlx_email.errors import DataError, UserError
+from mlx_email.export import bundle, card, fuse, hub
+from mlx_email.jobs import few_rows
+from mlx_email.labels.prepare import FEATURES
+from mlx_email.labels.schema import Row
+from mlx_email.measure import Policy, predict
+from mlx_email.model import lora, source
+from mlx_email.progress import Progress
+from mlx_email.train import run as runs
+from mlx_email.train.run import DATA
+from mlx_email.train.session import tag
+from mlx_email.trained import open_policy
+
+MESSAGES = 200  # validation messages on which the candidates are compared with the adapter
+PASS = 0.99  # share of equal actions
+
+
+def export(
+    run: Path,
+    out: Path,
+    progress: Progress,
+    *,
+    strategy: str | None = None,
+    force: bool = False,
+    upload_repo: str | None = None,
+) -> dict[str, Any]:
+    """Publish a run's policy as a model folder, and give what was measured of each candidate.
+
+    `strategy` forces one; below PASS it is refused unless `force`. With `upload_repo` (org/name) the folder goes to the
+    hub as a private repository. Raises UserError where the strategy does not apply or does not pass.
+    """
+    if upload_repo is not None:
+        hub.check(upload_repo)
+    table = run / DATA / FEATURES
+    with files.publish(out) as folder:
+        policy = open_policy(run)
+        asked = _asked(policy, strategy)
+        rows = few_rows(table, "validation", MESSAGES) or few_rows(table, "test", MESSAGES)
+        if not rows:
+            raise DataError(f"{table} has no mail to measure the export on")
+        stored = fuse.stored_types(policy.base.folder)
+        adapter = runs.last_policy(run, policy.config)
+        before = predict(policy, rows, progress)
+        candidates = [_measured(policy, each, stored, adapter, rows, before, progress) for each in asked]
+        chosen = _chosen(candidates, force=force)
+        _write(folder, policy, chosen["strategy"], stored, adapter)
+        facts = _facts(run, policy, chosen["strategy"], candidates)
+        files.write(folder / bundle.CARD, card.text(facts))
+        bundle.seal(folder, _about(policy, chosen["strategy"], adapter))
+    record = {"run": str(run), "stage": policy.stage, "model": policy.config.model, **chosen}
+    record["megabytes"] = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
+    record["candidates"] = candidates
+    if upload_repo is not None:
+        record["uploaded"] = hub.upload(out, upload_repo)
+    return record
+
+
+def _asked(policy: Policy, strategy: str | None) -> Sequence[str]:
+    known = fuse.strategies(policy.base.model)
+    if strategy is not None and strategy not in known:
+        raise UserError(f"--strategy {strategy} does not apply to {policy.config.model}: take {', '.join(known)}")
+    return known if strategy is None else (strategy,)
+
+
+def _measured(
+    policy: Policy,
+    strategy: str,
+    stored: fuse.Types,
+    adapter: Path,
+    rows: Sequence[Row],
+    before: np.ndarray,
+    progress: Progress,
+) -> dict[str, Any]:
+    """A candidate's size and how much it agrees with the policy; afterwards the base has its adapters as before."""
+    base = policy.base
+    with fuse.merged(base, strategy, stored) as (_, types):
+        if strategy == "adapter":
+            held = [*bundle.whole_base(base.folder), adapter / lora.ADAPTERS, adapter / lora.ADAPTER_CONFIG]
+            size = sum(path.stat().st_size for path in held)
+        else:
+            held = [base.folder / "config.json", *bundle.beside(base.folder)]
+            size = fuse.size(base.model, types) + sum(path.stat().st_size for path in held)
+        after = predict(dataclasses.replace(policy, stage=f"{policy.stage} ({strategy})"), rows, progress)
+    return {"strategy": strategy, "megabytes": size / 1e6, "agreement": agreement(before, after)}
+
+
+def agreement(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+    """How alike two sets of action probabilities (N, 5) are: share of equal actions, mean and largest difference."""
+    return {
+        "messages": len(before),
+        "same_action": float(np.mean(before.argmax(axis=1) == after.argmax(axis=1))),
+        "mean_difference": float(np.abs(before - after).mean()),
+        "largest_difference": float(np.abs(before - after).max()),
+    }
+
+
+def _chosen(candidates: Sequence[dict[str, Any]], *, force: bool) -> dict[str, Any]:
+    """The smallest that passes; with `force` the only one, whatever it does."""
+    good = [each for each in candidates if each["agreement"]["same_action"] >= PASS]
+    if not good and not (force and len(candidates) == 1):
+        said = ", ".join(f"{each['strategy']} {each['agreement']['same_action']:.1%}" for each in candidates)
+        raise UserError(
+            f"the same action as the adapter on too few messages ({said}; {PASS:.0%} are asked for): leave --strategy "
+            "out, name another, or add --force"
+        )
+    return min(good or candidates, key=lambda each: each["megabytes"])
+
+
+def _write(folder: Path, policy: Policy, strategy: str, stored: fuse.Types, adapter: Path) -> None:
+    base = policy.base
+    if strategy == "adapter":
+        bundle.copy_with_adapter(base.folder, adapter, folder, card.public_name(policy.config.model))
+        return
+    with fuse.merged(base, strategy, stored) as (config, types):
+        fuse.write(folder, base.model, config, types)
+    bundle.copy_beside(base.folder, folder)
+
+
+def _about(policy: Policy, strategy: str, adapter: Path) -> bundle.About:
+    held = adapter / bundle.CALIBRATION
+    return bundle.About(
+        mlx_email=version("mlx-email"),
+        model=card.public_name(policy.config.model),
+        stage=policy.stage,
+        strategy=strategy,
+        max_prompt_tokens=policy.config.max_prompt_tokens,
+        sender_history=policy.config.sender_history,
+        batch_size=policy.config.evaluation.batch_size,
+        calibration=source.read_object(held) if held.is_file() else None,
+    )
+
+
+def _facts(run: Path, policy: Policy, strategy: str, candidates: Sequence[dict[str, Any]]) -> card.Facts:
+    config, model = policy.config, policy.config.model
+    stage = next(each for each in config.stages if each.name == policy.stage)
+    metrics = source.read_object(run / runs.METRICS) if (run / runs.METRICS).is_file() else {}
+    about = source.read_object(run / runs.ENVIRONMENT)
+    notes = []
+    if strategy == "bf16":
+        notes.append("It was measured with the rounded weights, computed in the type that the machine is fast in.")
+    return card.Facts(
+        model=card.public_name(model),
+        license=card.license_of(model, policy.base.folder),
+        stage=policy.stage,
+        method=tag(stage),
+        settings={**msgspec.to_builtins(stage), "lora": msgspec.to_builtins(config.lora)},
+        metrics=metrics.get("stages", {}).get(policy.stage, {}).get("test", {}),
+        baselines=metrics.get("test", {}).get("baselines", {}),
+        data=str(about.get("data")),
+        versions=about,
+        strategy=strategy,
+        candidates=candidates,
+        notes=notes,
+    )
+
+
+def table(record: dict[str, Any], out: Path) -> str:
+    """An export's record in words."""
+    said = record["agreement"]
+    return "\n".join(
+        [
+            f"{out}: {record['model']} with the adapter of stage {record['stage']}, {record['megabytes']:.1f} MB",
+            "",
+            f"  {'strategy':14s} {'MB':>8s}  same action  mean difference  largest",
+            *map(_line, record["candidates"]),
+            "",
+            f"{record['strategy']} was taken: the same action as before on {said['same_action']:.1%} of "
+            f"{said['messages']} messages",
+            f"try: {_try(record['strategy'], out)}",
+            *([f"uploaded: {record['uploaded']}"] if "uploaded" in record else []),
+        ]
+    )
+
+
+def _line(candidate: dict[str, Any]) -> str:
+    said = candidate["agreement"]
+    numbers = f"{said['same_action']:11.1%}  {said['mean_difference']:15.2g}  {said['largest_difference']:7.2g}"
+    return f"  {candidate['strategy']:14s} {candidate['megabytes']:8.1f}  {numbers}"
+
+
+def _try(strategy: str, out: Path) -> str:
+    beside = f" --adapter-path {out / bundle.ADAPTER}" if strategy == "adapter" else ""
+    return f"mlx_lm.generate --model {out}{beside} --prompt '...'"
