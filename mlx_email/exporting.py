@@ -1,7 +1,7 @@
 """A run's result as a model folder: the smallest that still says what the trained policy says.
 
 Every way of merging (`export.fuse`) is measured on validation mail beside the policy with its adapter; the smallest
-that gives the same action on at least PASS of the messages is published.
+that gives the same action often enough is published (`export.choice`).
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ import numpy as np
 
 from mlx_email import files
 from mlx_email.errors import DataError, UserError
-from mlx_email.export import bundle, card, fuse, hub
+from mlx_email.export import bundle, card, choice, fuse, hub
 from mlx_email.jobs import few_rows
 from mlx_email.labels.prepare import FEATURES
 from mlx_email.labels.schema import Row
@@ -28,7 +28,6 @@ from mlx_email.train.session import tag
 from mlx_email.trained import open_policy
 
 MESSAGES = 200  # validation messages on which the candidates are compared with the adapter
-PASS = 0.99  # share of equal actions
 
 
 def export(
@@ -42,8 +41,8 @@ def export(
 ) -> dict[str, Any]:
     """Publish a run's policy as a model folder, and give what was measured of each candidate.
 
-    `strategy` forces one; below PASS it is refused unless `force`. With `upload_repo` (org/name) the folder goes to the
-    hub as a private repository. Raises UserError where the strategy does not apply or does not pass.
+    `strategy` forces one; where it agrees too rarely it is refused unless `force`. With `upload_repo` (org/name) the
+    folder goes to the hub as a private repository. Raises UserError where the strategy does not apply or does not pass.
     """
     if upload_repo is not None:
         hub.check(upload_repo)
@@ -58,7 +57,7 @@ def export(
         adapter = runs.last_policy(run, policy.config)
         before = predict(policy, rows, progress)
         candidates = [_measured(policy, each, stored, adapter, rows, before, progress) for each in asked]
-        chosen = _chosen(candidates, force=force)
+        chosen = choice.choose(candidates, force=force)
         _write(folder, policy, chosen["strategy"], stored, adapter)
         facts = _facts(run, policy, chosen["strategy"], candidates)
         files.write(folder / bundle.CARD, card.text(facts))
@@ -97,29 +96,7 @@ def _measured(
             held = [base.folder / "config.json", *bundle.beside(base.folder)]
             size = fuse.size(base.model, types) + sum(path.stat().st_size for path in held)
         after = predict(dataclasses.replace(policy, stage=f"{policy.stage} ({strategy})"), rows, progress)
-    return {"strategy": strategy, "megabytes": size / 1e6, "agreement": agreement(before, after)}
-
-
-def agreement(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-    """How alike two sets of action probabilities (N, 5) are: share of equal actions, mean and largest difference."""
-    return {
-        "messages": len(before),
-        "same_action": float(np.mean(before.argmax(axis=1) == after.argmax(axis=1))),
-        "mean_difference": float(np.abs(before - after).mean()),
-        "largest_difference": float(np.abs(before - after).max()),
-    }
-
-
-def _chosen(candidates: Sequence[dict[str, Any]], *, force: bool) -> dict[str, Any]:
-    """The smallest that passes; with `force` the only one, whatever it does."""
-    good = [each for each in candidates if each["agreement"]["same_action"] >= PASS]
-    if not good and not (force and len(candidates) == 1):
-        said = ", ".join(f"{each['strategy']} {each['agreement']['same_action']:.1%}" for each in candidates)
-        raise UserError(
-            f"the same action as the adapter on too few messages ({said}; {PASS:.0%} are asked for): leave --strategy "
-            "out, name another, or add --force"
-        )
-    return min(good or candidates, key=lambda each: each["megabytes"])
+    return {"strategy": strategy, "megabytes": size / 1e6, "agreement": choice.agreement(before, after)}
 
 
 def _write(folder: Path, policy: Policy, strategy: str, stored: fuse.Types, adapter: Path) -> None:
@@ -168,32 +145,3 @@ def _facts(run: Path, policy: Policy, strategy: str, candidates: Sequence[dict[s
         candidates=candidates,
         notes=notes,
     )
-
-
-def table(record: dict[str, Any], out: Path) -> str:
-    """An export's record in words."""
-    said = record["agreement"]
-    return "\n".join(
-        [
-            f"{out}: {record['model']} with the adapter of stage {record['stage']}, {record['megabytes']:.1f} MB",
-            "",
-            f"  {'strategy':14s} {'MB':>8s}  same action  mean difference  largest",
-            *map(_line, record["candidates"]),
-            "",
-            f"{record['strategy']} was taken: the same action as before on {said['same_action']:.1%} of "
-            f"{said['messages']} messages",
-            f"try: {_try(record['strategy'], out)}",
-            *([f"uploaded: {record['uploaded']}"] if "uploaded" in record else []),
-        ]
-    )
-
-
-def _line(candidate: dict[str, Any]) -> str:
-    said = candidate["agreement"]
-    numbers = f"{said['same_action']:11.1%}  {said['mean_difference']:15.2g}  {said['largest_difference']:7.2g}"
-    return f"  {candidate['strategy']:14s} {candidate['megabytes']:8.1f}  {numbers}"
-
-
-def _try(strategy: str, out: Path) -> str:
-    beside = f" --adapter-path {out / bundle.ADAPTER}" if strategy == "adapter" else ""
-    return f"mlx_lm.generate --model {out}{beside} --prompt '...'"
