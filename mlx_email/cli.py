@@ -249,13 +249,12 @@ def export(run: Path, out: Path, strategy: str | None, force: bool, upload_repo:
     Example: mlx-email export runs/20260102-101500 --out my-model
     """
     from mlx_email import exporting
-    from mlx_email.export import choice
 
     if force and strategy is None:
         raise click.UsageError("--force goes with --strategy: without it the smallest that agrees is taken")
     progress = Progress(quiet=as_json)
     record = exporting.export(run, out, progress, strategy=strategy, force=force, upload_repo=upload_repo)
-    click.echo(_json(record) if as_json else choice.table(record, out))
+    click.echo(_json(record) if as_json else tables.exported(record, out))
 
 
 @cli.command()

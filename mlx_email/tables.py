@@ -158,12 +158,29 @@ def prediction(record: dict[str, Any], subject: str) -> str:
 
 
 def exported(record: dict[str, Any], out: Path) -> str:
-    """How well a merged model agrees with what it was made from."""
-    agreement = record["agreement"]
+    """How well each way of merging agrees with the adapter, and which was taken."""
+    said = record["agreement"]
     return "\n".join(
         [
             f"{out}: {record['model']} with the adapter of stage {record['stage']}, {record['megabytes']:.1f} MB",
-            f"the same action as before merging on {agreement['same_action']:.1%} of {agreement['messages']} messages",
-            f"try: mlx_lm.generate --model {out} --prompt '...'",
+            "",
+            f"  {'strategy':14s} {'MB':>8s}  same action  mean difference  largest",
+            *map(_candidate, record["candidates"]),
+            "",
+            f"{record['strategy']} was taken: the same action as before on {said['same_action']:.1%} of "
+            f"{said['messages']} messages",
+            f"try: {_try(record['strategy'], out)}",
+            *([f"uploaded: {record['uploaded']}"] if "uploaded" in record else []),
         ]
     )
+
+
+def _candidate(candidate: dict[str, Any]) -> str:
+    said = candidate["agreement"]
+    numbers = f"{said['same_action']:11.1%}  {said['mean_difference']:15.2g}  {said['largest_difference']:7.2g}"
+    return f"  {candidate['strategy']:14s} {candidate['megabytes']:8.1f}  {numbers}"
+
+
+def _try(strategy: str, out: Path) -> str:
+    beside = f" --adapter-path {out / 'adapter'}" if strategy == "adapter" else ""
+    return f"mlx_lm.generate --model {out}{beside} --prompt '...'"
