@@ -15,7 +15,7 @@ import pytest
 
 from mlx_email import exporting, trained
 from mlx_email.cli import main
-from mlx_email.export import bundle, card, choice, fuse
+from mlx_email.export import bundle, card, choice, fuse, hub
 from mlx_email.measure import predict
 from mlx_email.progress import Progress
 
@@ -128,6 +128,17 @@ def test_eight_bits_are_not_offered_twice(folder, tmp_path):
     record = exporting.export(run, tmp_path / "out", QUIET)
     assert [each["strategy"] for each in record["candidates"]] == ["requantise", "bf16", "adapter"]
     assert record["strategy"] == "requantise"
+
+
+def test_the_upload_is_of_the_whole_folder(folder, run, tmp_path, monkeypatch, capsys):
+    uploaded = []
+    monkeypatch.setattr(hub, "upload", lambda out, repo: uploaded.append((sorted(p.name for p in out.iterdir()), repo)))
+    out = tmp_path / "out"
+    assert main(["export", str(run), "--out", str(out), "--upload-repo", "nobody"]) == 2
+    assert "org/name" in capsys.readouterr().err and not out.exists()
+    arguments = ["--strategy", "adapter", "--upload-repo", "ann/mail", "--json"]
+    assert "uploaded" in json.loads(output(capsys, "export", run, "--out", out, *arguments))
+    assert uploaded == [(sorted(path.name for path in out.iterdir()), "ann/mail")]
 
 
 # What is written is what was measured (reliability test 41)
