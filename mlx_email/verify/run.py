@@ -78,7 +78,7 @@ def _records(run: Path) -> None:
     for number, text in enumerate(lines, 1):
         if not isinstance(json.loads(text), dict):
             raise Damaged(f"{run / EVENTS}: line {number} is no event")
-    if (run / METRICS).is_file():  # else it has not come so far
+    if (run / METRICS).is_file() or any(run.glob(f"*/{METRICS}")):  # else it has not come so far
         _metrics(run, read_json(run / METRICS))
 
 
@@ -120,12 +120,12 @@ def _stage(folder: Path, run: Path | None) -> None:
             read_json(folder / name)
     if (folder / gating.GATE).is_file():
         said = read_json(folder / gating.GATE)
-        ours = [files.sha256(folder / name) for name in (lora.ADAPTERS, gating.PREDICTIONS)]
-        if [said["policies"][0], said["predictions"]] != ours:
-            raise Damaged(f"{folder / gating.GATE} is of other adapters or predictions than {folder} has")
+        for name, sha256 in ((lora.ADAPTERS, said["policies"][0]), (gating.PREDICTIONS, said["predictions"])):
+            if files.sha256(folder / name) != sha256:
+                raise Damaged(f"{folder / name} is not what {gating.GATE} was judged by")
         _predictions(folder / gating.PREDICTIONS, said["validation"])
-    if (folder / PREDICTIONS).is_file():
-        _predictions(folder / PREDICTIONS, read_json(folder / METRICS))
+    if (folder / METRICS).is_file() and "accuracy" in (said := read_json(folder / METRICS)):  # not a reward model's
+        _predictions(folder / PREDICTIONS, said)
 
 
 def _origins(file: Path, lineage: dict[str, Any], run: Path) -> None:
@@ -154,20 +154,19 @@ def _result(folder: Path) -> None:
 def _predictions(file: Path, metrics: dict[str, Any]) -> None:
     """A table of predictions, line by line, and what the metrics say of all."""
     with open(file, encoding="utf-8", newline="") as text:
-        lines = list(csv.DictReader(text))
-    right = 0
-    for number, each in enumerate(lines, 2):
-        if tuple(each) != COLUMNS:
-            raise Damaged(f"{file}: line {number} has other columns than {', '.join(COLUMNS)}")
-        shares = {action: float(each[action]) for action in ACTIONS}
-        most, correct = max(shares, key=lambda action: shares[action]), each["actual"] == each["predicted"]
-        good = (
-            math.isclose(sum(shares.values()), 1, abs_tol=1e-6)
-            and each["actual"] in ACTIONS
-            and (each["predicted"], each["correct"], float(each["confidence"])) == (most, str(correct), shares[most])
-        )
-        if not good:
-            raise Damaged(f"{file}: line {number} is damaged")
-        right += correct
-    if (metrics["messages"], metrics["accuracy"]) != (len(lines), right / len(lines)):
+        try:
+            right = [_right(each) for each in csv.DictReader(text)]
+        except (ValueError, TypeError, KeyError, csv.Error) as error:
+            raise Damaged(f"{file} is damaged ({type(error).__name__} {error})") from error
+    if (metrics["messages"], metrics["accuracy"]) != (len(right), sum(right) / max(len(right), 1)):
         raise Damaged(f"{file} does not give the accuracy that was measured")
+
+
+def _right(line: dict[str, str]) -> bool:
+    """Whether a line's prediction is right; ValueError where the line does not agree with itself."""
+    shares = {action: float(line[action]) for action in ACTIONS}
+    said, right = max(shares, key=lambda action: shares[action]), line["actual"] == line["predicted"]
+    whole = tuple(line) == COLUMNS and line["actual"] in ACTIONS and math.isclose(sum(shares.values()), 1, abs_tol=1e-6)
+    if not whole or (line["predicted"], line["correct"], float(line["confidence"])) != (said, str(right), shares[said]):
+        raise ValueError("a line of it does not agree with itself")
+    return right

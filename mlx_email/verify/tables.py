@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from mlx_email import sealed
 from mlx_email.collect import RULE
 from mlx_email.labels.prepare import COUNTS, FEATURES, MESSAGES, REJECTED, SENDERS, Prepared
-from mlx_email.labels.schema import COLUMNS, read_rows
+from mlx_email.labels.schema import COLUMNS, OBSERVED, SPLITS, read_rows
 from mlx_email.labels.tables import read_people
 from mlx_email.sealed import MANIFEST, Damaged
 
@@ -48,10 +48,17 @@ def check_table(file: Path) -> int:
         return sum(1 for _ in read_rows(file, body_characters=0))
     try:
         table = pq.ParquetFile(file)
-        rows = sum(len(batch) for batch in table.iter_batches(batch_size=1024))
+        for field in COLUMNS:
+            if field.name not in table.schema_arrow.names or table.schema_arrow.field(field.name).type != field.type:
+                raise Damaged(f"{file}: column {field.name!r} is not {field.type}")
+        return sum(_labelled(file, batch) for batch in table.iter_batches(batch_size=1024))
     except (OSError, pa.ArrowException) as error:
         raise Damaged(f"{file} is not a readable parquet file ({error})") from error
-    for field in COLUMNS:
-        if field.name not in table.schema_arrow.names or table.schema_arrow.field(field.name).type != field.type:
-            raise Damaged(f"{file}: column {field.name!r} is not {field.type}")
-    return rows
+
+
+def _labelled(file: Path, batch: pa.RecordBatch) -> int:
+    """The rows of a batch of messages.parquet, after a look at its labels, which sent mail has none of."""
+    for name, known in (("action", OBSERVED), ("split", SPLITS)):
+        if strange := set(batch[name].to_pylist()) - {*known, None}:
+            raise Damaged(f"{file}: {name} {min(strange)!r} is none of {', '.join(known)}")
+    return len(batch)
