@@ -15,6 +15,7 @@ import numpy as np
 
 from mlx_email import files
 from mlx_email.errors import DataError, UserError
+from mlx_email.evaluate import calibrate
 from mlx_email.export import bundle, card, choice, fuse, hub
 from mlx_email.jobs import few_rows
 from mlx_email.labels.prepare import FEATURES
@@ -110,7 +111,6 @@ def _write(folder: Path, policy: Policy, strategy: str, stored: fuse.Types, adap
 
 
 def _about(policy: Policy, strategy: str, adapter: Path) -> bundle.About:
-    held = adapter / bundle.CALIBRATION
     return bundle.About(
         mlx_email=version("mlx-email"),
         model=card.public_name(policy.config.model),
@@ -119,7 +119,7 @@ def _about(policy: Policy, strategy: str, adapter: Path) -> bundle.About:
         max_prompt_tokens=policy.config.max_prompt_tokens,
         sender_history=policy.config.sender_history,
         batch_size=policy.config.evaluation.batch_size,
-        calibration=source.read_object(held) if held.is_file() else None,
+        calibration=msgspec.to_builtins(calibrate.read(adapter)) if (adapter / calibrate.FILE).is_file() else None,
     )
 
 

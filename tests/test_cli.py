@@ -86,7 +86,8 @@ def test_the_options_are_these_and_no_others():
             "text",
             "watch",
         ],
-        "export": ["as_json", "out", "run"],
+        "export": ["as_json", "force", "out", "run", "strategy", "upload_repo"],
+        "verify": ["as_json", "paths"],
         "bench": ["as_json", "names", "quick"],
         "synth": ["messages", "noise", "out", "seed"],
     }

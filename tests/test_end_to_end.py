@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mlx_email.cli import main
-from mlx_email.labels.schema import ACTIONS
+from mlx_email.labels.schema import ACTIONS, read_rows
 from mlx_email.model.wording import prompt_text
 
 SMALL = ["--set", "synthetic.messages=400", "--set", "evaluation.max_messages=40"]
@@ -54,6 +55,7 @@ def test_the_run_folder_is_complete_and_private(run):
         "events.jsonl",
         "metrics.json",
         "data/features.parquet",
+        "data/manifest.json",
         "data/people.parquet",
         "data/prepare.json",
         "data/rejected.jsonl",
@@ -175,7 +177,6 @@ def generate(folder: Path, *arguments: str) -> str:
 @pytest.mark.slow
 def test_the_export_runs_in_mlx_lm_and_agrees_with_its_adapter(tmp_path, capsys):
     """Enough training for answers in the format; then the merged model and the bare adapter answer alike."""
-    from mlx_email.labels.schema import read_rows
     from mlx_email.model import source
 
     run, out = tmp_path / "run", tmp_path / "exported"
@@ -214,3 +215,59 @@ def test_the_run_without_arguments_does_all_stages(tmp_path, capsys):
     assert record["stages"].keys() == set(names) and record["final"] in names
     assert all("validation" in record["stages"][name] for name in names if name != "reward")
     assert (tmp_path / "run/temporal/lineage.json").is_file()
+
+
+ASK = """
+import json, sys, time, urllib.request
+from urllib.error import URLError
+address, prompt = sys.argv[1:]
+asked = {"messages": [{"role": "user", "content": prompt}], "max_tokens": 20, "temperature": 0}
+kind = {"Content-Type": "application/json"}
+request = urllib.request.Request(f"{address}/v1/chat/completions", json.dumps(asked).encode(), kind)
+for _ in range(600):
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            print(json.load(answer)["choices"][0]["message"]["content"])
+            break
+    except URLError:  # it is still starting
+        time.sleep(0.1)
+else:
+    sys.exit("no answer")
+"""
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Starts the real `mlx_lm.server` on a free port of this machine; gives its address."""
+    started = []
+
+    def start(*arguments: str) -> str:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        command = [sys.executable, "-m", "mlx_lm", "server", "--host", "127.0.0.1", "--port", str(port), *arguments]
+        with (tmp_path / "server.txt").open("w") as said:
+            started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=said, stderr=said))
+        return f"http://127.0.0.1:{port}"
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["requantise", "bf16", "adapter"])
+def test_the_export_is_served_and_generated_from(strategy, run, serve, tmp_path):
+    """By the real programs, however it was merged; both give the same answer."""
+    out = tmp_path / "exported"
+    assert main(["export", str(run), "--out", str(out), "--strategy", strategy, "--force"]) == 0
+    model = ["--model", str(out), *(["--adapter-path", str(out / "adapter")] if strategy == "adapter" else [])]
+    address = serve(*model)
+    row = next(read_rows(run / "data/features.parquet", "test"))
+    generated = generate(tmp_path, *model, "--prompt", prompt_text(row), "--max-tokens", "20")
+    asking = [sys.executable, "-c", ASK, address, prompt_text(row)]
+    served = subprocess.run(asking, capture_output=True, text=True, timeout=120)
+    assert served.returncode == 0, served.stderr + (tmp_path / "server.txt").read_text()
+    assert served.stdout.strip() == generated.strip() != ""

@@ -18,7 +18,6 @@ from mlx_email.model import lora, source
 from mlx_email.sealed import Damaged
 
 ABOUT, ADAPTER, CARD = "mlx_email.json", "adapter", "README.md"
-CALIBRATION = "calibration.json"  # of a stage
 # Copied as they are: writing a tokenizer anew may change it.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges*", "*.jinja")
 BESIDE = (*TOKENIZER_FILES, "generation_config.json")

@@ -9,8 +9,8 @@ from typing import Any
 
 from mlx_email import files, sealed
 from mlx_email import gate as gating
+from mlx_email.evaluate import acting, calibrate
 from mlx_email.evaluate.predictions import COLUMNS
-from mlx_email.export.bundle import CALIBRATION
 from mlx_email.final import PREDICTIONS
 from mlx_email.labels.prepare import FEATURES
 from mlx_email.labels.schema import ACTIONS
@@ -27,7 +27,6 @@ from mlx_email.verify.tables import check_folder
 
 MARKS = (CONFIG, ENVIRONMENT, EVENTS, METRICS)
 PARTS = ("reference", "kept")  # folders of a stage that hold sealed folders
-RECORDS = (METRICS, CALIBRATION, "acting.json")  # of a stage, where there are any
 
 
 def is_run(folder: Path) -> bool:
@@ -115,16 +114,16 @@ def _stage(folder: Path, run: Path | None) -> None:
         _result(folder)
     elif (folder / METRICS).is_file():
         raise Damaged(f"{folder} has no {RECORD}")
-    for name in RECORDS:
-        if (folder / name).is_file():
-            read_json(folder / name)
+    calibrate.read(folder)
+    acting.read(folder)
     if (folder / gating.GATE).is_file():
         said = read_json(folder / gating.GATE)
         for name, sha256 in ((lora.ADAPTERS, said["policies"][0]), (gating.PREDICTIONS, said["predictions"])):
             if files.sha256(folder / name) != sha256:
                 raise Damaged(f"{folder / name} is not what {gating.GATE} was judged by")
         _predictions(folder / gating.PREDICTIONS, said["validation"])
-    if (folder / METRICS).is_file() and "accuracy" in (said := read_json(folder / METRICS)):  # not a reward model's
+    said = read_json(folder / METRICS) if (folder / METRICS).is_file() else {}
+    if "accuracy" in said:  # not a reward model's
         _predictions(folder / PREDICTIONS, said)
 
 

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import exports
 import mlx.core as mx
+import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from mlx_email import exporting, trained
 from mlx_email.cli import main
+from mlx_email.evaluate import calibrate
 from mlx_email.export import bundle, card, choice, fuse, hub
 from mlx_email.measure import predict
 from mlx_email.progress import Progress
@@ -217,9 +219,10 @@ def test_a_damaged_export_is_not_used(exported, tmp_path, capsys):
 @pytest.mark.slow
 def test_calibration_goes_with_it(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "run")
-    (copy / "sft" / bundle.CALIBRATION).write_text('{"method": "temperature", "temperature": 1.5}')
+    calibrate.write(copy / "sft", calibrate.Calibration("temperature", temperature=1.5, messages=40))
     exporting.export(copy, tmp_path / "out", QUIET, strategy="adapter")
-    assert bundle.read(tmp_path / "out").calibration == {"method": "temperature", "temperature": 1.5}
+    held = bundle.read(tmp_path / "out").calibration
+    assert msgspec.convert(held, calibrate.Calibration) == calibrate.read(copy / "sft") != calibrate.NONE
 
 
 # The card

@@ -184,8 +184,13 @@ RECORDS = (
     "sft/metrics.json",
     "sft/validation.csv",
     "sft/test.csv",
+    "sft/calibration.json",
+    "sft/acting.json",
     "reward/reward_head.json",
 )
+
+
+MADE_AGAIN = ("sft/gate.json", "sft/calibration.json", "sft/acting.json")  # by the next `train --resume`
 
 
 @pytest.mark.parametrize("name", RECORDS)
@@ -196,7 +201,7 @@ def test_a_record_that_is_lost_or_cut_is_found(name, folder, tmp_path):
         (run / name).write_bytes(data)
         assert any(name.rpartition("/")[2] in said for said in damages(run)), (name, data[:20])
     (run / name).unlink()
-    if name != "sft/gate.json":  # without it the stage is judged again
+    if name not in MADE_AGAIN:
         assert damages(run), name
 
 

@@ -20,7 +20,7 @@ from mlx_email.labels.schema import COLUMNS, read_rows
 from mlx_email.labels.tables import GROUP_ROWS, read_people
 from mlx_email.mail.read import read_message
 
-TABLES = ("features.parquet", "messages.parquet", "people.parquet", "prepare.json", "rejected.jsonl")
+TABLES = ("features.parquet", "manifest.json", "messages.parquet", "people.parquet", "prepare.json", "rejected.jsonl")
 
 
 def mail(day: int, hour: int, sender: str, to: str, subject: str, body: str) -> bytes:

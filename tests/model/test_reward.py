@@ -210,7 +210,7 @@ def damage(folder, what):
         ("gone", "is damaged"),
         ("no sums", "is damaged"),
         ("kind", "does not describe"),
-        ("members", "has no"),
+        ("members", "does not describe"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused(what, says, saved):
