@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from mlx_email.errors import ModelError
 from mlx_email.labels.schema import ACTIONS, Action, Row
+from mlx_email.model import bounded
 from mlx_email.model.wording import BODY_CHARACTERS, Answer, action_text, answer_text, prompt_text
 
 MARK = "user words stand here"  # replaced by the words; any text that a template leaves alone would do
@@ -165,13 +166,27 @@ def _apply(tokenizer: TokenizerWrapper, messages: list[dict[str, str]], *, add_g
     """The chat template's text. The date that some templates (Llama 3) put into it is a fixed one: a prompt that knew
     the day of the run would differ from run to run, and would know something later than the mail."""
     try:
-        return tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            enable_thinking=False,
-            date_string=TEMPLATE_DATE,
-        )
+        for template in _templates(tokenizer.chat_template):
+            bounded.refuse_power(template)
+        with bounded.bounded():
+            text = tokenizer.apply_chat_template(
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                enable_thinking=False,
+                date_string=TEMPLATE_DATE,
+            )
+    except ModelError:
+        raise
     except Exception as error:  # whatever a template's own code raises
         first_line = next(iter(str(error).strip().splitlines()), "")
         raise ModelError(f"this model's chat template fails: {type(error).__name__} {first_line}") from error
+    if len(text) > bounded.CHARACTERS:
+        raise ModelError(f"this model's chat template makes {len(text)} characters of a short question")
+    return text
+
+
+def _templates(held: Any) -> list[str]:
+    """A tokenizer has one, or several by name."""
+    named = held.values() if isinstance(held, dict) else [held]
+    return [template for template in named if isinstance(template, str)]
