@@ -3,6 +3,7 @@ this keeps it from taking for ever."""
 
 import re
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
@@ -10,9 +11,11 @@ from typing import Any
 
 from mlx_email.errors import ModelError
 
-LINES = 1_000_000  # of Python; a template of many tools takes some thousands
+SECONDS = 5.0  # of the processor; a template takes milliseconds
+EVERY = 256  # calls, or lines of the template, between two looks at the clock
 CHARACTERS = 1_000_000  # of what it gives
 
+TEMPLATE = "<template>"  # what Jinja calls the file of a compiled one
 CODE = re.compile(r"\{[{%].*?[%}]\}", re.DOTALL)
 STRING = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
 POWER = re.compile(r"[\w)\]}\"]\s*\*\*")  # not of `f(**options)`
@@ -26,18 +29,22 @@ def refuse_power(template: str) -> None:
 
 
 @contextmanager
-def bounded(lines: int = LINES) -> Generator[None]:
-    """Let what runs inside, in this thread, execute so many lines of Python; beyond them it gets a ModelError."""
-    left, before = lines, sys.gettrace()
+def bounded() -> Generator[None]:
+    """Let templates run inside, in this thread, for SECONDS; one that does not end by then gets a ModelError.
 
-    def count(frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ARG001 - what sys.settrace calls
-        nonlocal left
-        left -= event == "line"
-        if left < 0:
+    A loop is a line of the template again and again, a recursion a call. What a single call of Jinja's own functions
+    can do is little: its ranges end at 100,000.
+    """
+    before, ends, seen = sys.gettrace(), time.thread_time() + SECONDS, 0
+
+    def watch(frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ARG001 - what sys.settrace calls
+        nonlocal seen
+        seen += 1
+        if seen % EVERY == 0 and time.thread_time() > ends:
             raise ModelError("this model's chat template does not come to an end")
-        return count
+        return watch if frame.f_code.co_filename == TEMPLATE else None
 
-    sys.settrace(count)
+    sys.settrace(watch)
     try:
         yield
     finally:

@@ -193,6 +193,7 @@ RECORDS = (
 MADE_AGAIN = ("sft/gate.json", "sft/calibration.json", "sft/acting.json")  # by the next `train --resume`
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECORDS)
 def test_a_record_that_is_lost_or_cut_is_found(name, folder, tmp_path):
     run = shutil.copytree(folder / "run", tmp_path / "run")
@@ -284,6 +285,7 @@ def test_a_reward_model_by_itself(folder, tmp_path):
         (alone / name).write_bytes(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("column", ["action", "date", "history_kept"])
 def test_a_table_with_other_columns_is_found(column, folder, tmp_path):
     """Without a manifest too: the columns, their types and the labels are looked at."""
