@@ -138,21 +138,24 @@ def prepare(
 @click.argument("runs", type=PATH, nargs=-1, required=True)
 @click.option("--data", type=PATH, metavar="D", help="A prepared folder.  [default: the run's own data]")
 @click.option("--split", type=click.Choice(SPLITS), default="test", show_default=True)
+@click.option("--ensemble", is_flag=True, help="What they are worth as one, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
-def evaluate(runs: tuple[Path, ...], data: Path | None, split: Any, as_json: bool) -> None:
-    """Measure trained runs, or exported models (with --data), on a split of mail, beside what needs no language model,
-    and beside the first of them.
+def evaluate(runs: tuple[Path, ...], data: Path | None, split: Any, ensemble: bool, as_json: bool) -> None:
+    """Measure trained runs, single stages of them (RUN:STAGE), or exported models (with --data), on a split of mail,
+    beside what needs no language model, and beside the first of them.
 
     \b
     Example: mlx-email evaluate runs/20260102-101500 --split validation
+    Example: mlx-email evaluate runs/20260102-101500:sft runs/20260102-101500:dpo --ensemble
     Example: mlx-email evaluate my-model --data prepared
     """
     from mlx_email import trained
 
-    measured = [trained.evaluate_run(run, data, split, Progress(quiet=as_json)) for run in runs]
+    measured = trained.evaluate(runs, data, split, Progress(quiet=as_json))
     records, comparisons = [each.record for each in measured], trained.compared(measured)
-    shown = [*map(tables.evaluation, records), *map(tables.comparison, comparisons)]
-    click.echo(_json([*records, *comparisons]) if as_json else "\n\n".join(shown))
+    ensembles = trained.together(measured) if ensemble else []
+    shown = [*map(tables.evaluation, records), *map(tables.comparison, comparisons), *map(tables.ensemble, ensembles)]
+    click.echo(_json([*records, *comparisons, *ensembles]) if as_json else "\n\n".join(shown))
 
 
 @cli.command()

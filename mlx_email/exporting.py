@@ -26,7 +26,7 @@ from mlx_email.progress import Progress
 from mlx_email.train import run as runs
 from mlx_email.train.run import DATA
 from mlx_email.train.session import tag
-from mlx_email.trained import open_policy
+from mlx_email.trained import open_policy, place
 
 MESSAGES = 200  # validation messages on which the candidates are compared with the adapter
 
@@ -40,22 +40,24 @@ def export(
     force: bool = False,
     upload_repo: str | None = None,
 ) -> dict[str, Any]:
-    """Publish a run's policy as a model folder, and give what was measured of each candidate.
+    """Publish the policy of a run, or of a stage of it (RUN:STAGE), as a model folder; gives what was measured of each
+    candidate.
 
     `strategy` forces one; where it agrees too rarely it is refused unless `force`. With `upload_repo` (org/name) the
     folder goes to the hub as a private repository. Raises UserError where the strategy does not apply or does not pass.
     """
     if upload_repo is not None:
         hub.check(upload_repo)
+    given, (run, stage) = run, place(run)
     table = run / DATA / FEATURES
     with files.publish(out) as folder:
-        policy = open_policy(run)
+        policy = open_policy(given)
         asked = _asked(policy, strategy)
         rows = few_rows(table, "validation", MESSAGES) or few_rows(table, "test", MESSAGES)
         if not rows:
             raise DataError(f"{table} has no mail to measure the export on")
         stored = fuse.stored_types(policy.base.folder)
-        adapter = runs.last_policy(run, policy.config)
+        adapter = runs.policy_of(run, policy.config, stage)
         before = predict(policy, rows, progress)
         candidates = [_measured(policy, each, stored, adapter, rows, before, progress) for each in asked]
         chosen = choice.choose(candidates, force=force)

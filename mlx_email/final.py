@@ -77,9 +77,9 @@ def acting_of(run: Run, stage: AnyStage, rows: Sequence[Row]) -> dict[str, Any]:
     folder, settings = run.folder / stage.name, run.config.acting
     there = (folder / gate.PREDICTIONS).is_file()  # not where there is no mail to validate on
     said, target = predictions.read_both(folder / gate.PREDICTIONS) if there else NOTHING_SAID
-    found = calibrate.fit(logs(said), target, settings.calibration)
-    calibrated = calibrate.apply(found, logs(predictions.read(folder / PREDICTIONS)))
-    rules = acting.choose(calibrate.apply(found, logs(said)), target, settings)
+    found = calibrate.fit(np.log(np.maximum(said, calibrate.TINY)), target, settings.calibration)
+    calibrated = calibrate.calibrated(found, predictions.read(folder / PREDICTIONS))
+    rules = acting.choose(calibrate.calibrated(found, said), target, settings)
     rules = acting.verified(rules, calibrated, metrics.targets(rows))
     calibrate.write(folder, found)
     acting.write(folder, rules)
@@ -87,10 +87,6 @@ def acting_of(run: Run, stage: AnyStage, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 NOTHING_SAID = np.zeros((0, len(ACTIONS))), np.zeros(0, int)
-
-
-def logs(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(probabilities, 1e-300))
 
 
 def ranked(run: Run, stage: Reward, rows: Sequence[Row]) -> dict[str, Any]:

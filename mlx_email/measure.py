@@ -12,6 +12,7 @@ from mlx_email.collect import RULE
 from mlx_email.config import Config, Reward
 from mlx_email.evaluate import baselines, metrics
 from mlx_email.evaluate import reward as ranking
+from mlx_email.evaluate.calibrate import NONE, Calibration
 from mlx_email.evaluate.score import action_logps, probabilities
 from mlx_email.jobs import gather
 from mlx_email.labels.schema import ACTIONS, Row, read_rows
@@ -35,6 +36,7 @@ class Policy:
     renderer: Renderer
     config: Config
     stage: str
+    calibration: Calibration = NONE  # `predict` gives probabilities before it
 
 
 def predict(policy: Policy, rows: Sequence[Row], progress: Progress) -> np.ndarray:

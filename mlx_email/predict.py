@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
 from mlx_email import shown, trained
 from mlx_email.errors import ModelError, UserError
-from mlx_email.evaluate import acting, calibrate
+from mlx_email.evaluate import acting
+from mlx_email.evaluate.calibrate import calibrated
 from mlx_email.evaluate.explain import Explanation, explain
 from mlx_email.incoming import Arrived, Unread, bare_texts, letters
 from mlx_email.labels.fresh import features_of
@@ -91,8 +91,9 @@ def _answers(
     asked: Question, letters_by: Callable[[int], Letters], *, at_once: bool = False
 ) -> Iterator[Prediction | Unread]:
     """Chunk by chunk. The model is loaded where there is something to predict, or `at_once`."""
-    size = runs.open_run(asked.run).evaluation.batch_size
-    people = read_people(asked.run / DATA / SENDERS)
+    run, _ = trained.place(asked.run)
+    size = runs.open_run(run).evaluation.batch_size
+    people = read_people(run / DATA / SENDERS)
     owners = sorted({user for user, _ in people})
     if asked.owner is not None:
         owner_of("", asked.owner, owners)
@@ -133,22 +134,20 @@ def _row(message: Message, owner: str, people: People) -> Row:
 @dataclass(frozen=True)
 class _Opened:
     policy: Policy
-    calibration: calibrate.Calibration
     rules: acting.Rules | None
     goal: float
 
 
 def _open(asked: Question) -> _Opened:
     policy = trained.open_policy(asked.run)
-    stage = asked.run / policy.stage
-    rules = acting.read(stage)
+    rules = acting.read(trained.place(asked.run)[0] / policy.stage)
     known = [each.goal for each in rules.goals] if rules else []
     if asked.goal is not None:
         acting.rule_of(rules or acting.Rules(), asked.goal)
     elif not known:
         rules = None
     goal = asked.goal if asked.goal is not None else GOAL if GOAL in known or not known else max(known)
-    return _Opened(policy, calibrate.read(stage), rules, goal)
+    return _Opened(policy, rules, goal)
 
 
 def _predictions(
@@ -161,8 +160,7 @@ def _predictions(
     if not letters:
         return
     rows = [row for _, row in letters]
-    raw = predict(policy, rows, Progress(quiet=True))
-    found = calibrate.apply(opened.calibration, np.log(np.maximum(raw, np.finfo(float).tiny)))
+    found = calibrated(policy.calibration, predict(policy, rows, Progress(quiet=True)))
     acts = None if opened.rules is None else acting.may_act(opened.rules, opened.goal, found)
     actions = [ACTIONS[each.argmax()] for each in found]
     said: Sequence[Explanation | None] = [None] * len(rows)

@@ -18,7 +18,8 @@ def training(record: dict[str, Any], run: Path) -> str:
     if "best_possible" in baselines:
         lines.append(f"  {'best possible':30s} {baselines['best_possible']:.3f}")
     if record["final"] is not None:
-        lines += ["", f"the run ends with {record['final']}"]
+        ends = record["stages"][record["final"]]["test"]
+        lines += ["", f"the run ends with {record['final']}", *_acting_lines(ends.get("acting", {}))]
     return "\n".join([*lines, "", f"run folder: {run}"])
 
 
@@ -74,12 +75,28 @@ def evaluation(record: dict[str, Any]) -> str:
     lines.append(_accuracy_line(record["stage"], record))
     if "best_possible" in record["baselines"]:
         lines.append(f"  {'best possible':30s} {record['baselines']['best_possible']:.3f}")
-    return "\n".join([*lines, *_sureness_lines(record), *_part_lines(record), "", *_confusion_lines(record)])
+    acting = [f"    {line}" for line in _acting_lines(record.get("acting", {}))]
+    return "\n".join([*lines, *_sureness_lines(record), *acting, *_part_lines(record), "", *_confusion_lines(record)])
+
+
+def _acting_lines(goals: dict[str, Any]) -> list[str]:
+    """On how much of the mail it may act alone, a line a goal."""
+    lines = []
+    for goal, rule in goals.items():
+        wanted = f"to be right {float(goal):.0%} of the time"
+        if rule["threshold"] is None:
+            lines.append(f"{wanted}, it may not act alone: on validation mail no confidence was enough for that")
+            continue
+        sure = f"it may be believed on {rule['coverage']:.0%} of the mail (right on {rule['accuracy']:.1%} of that)"
+        lines.append(f"{wanted}, {sure}; alone it acts on {rule['acts']:.0%} ({rule['acts_accuracy']:.1%})")
+    return lines
 
 
 def _sureness_lines(record: dict[str, Any]) -> list[str]:
     equal = f"in {record['calibration_bins']} bins of equal width"
     errors = f"{record['calibration_error']:.3f} {equal}, {record['adaptive_calibration_error']:.3f} of equal mass"
+    if "calibrated" in record:
+        errors += f"; calibrated {record['calibrated']['calibration_error']:.3f}"
     said = {
         "calibration error": errors,
         "Brier score": f"{record['brier']:.3f}",
@@ -117,6 +134,13 @@ def _confusion_lines(record: dict[str, Any]) -> list[str]:
         shares = "  ".join(f"{record[name][action]:{6 if name != 'precision' else 9}.3f}" for name in measured)
         lines.append(f"  {action:>18s} " + " ".join(f"{n:11d}" for n in row) + f"  {shares}")
     return lines
+
+
+def ensemble(record: dict[str, Any]) -> str:
+    """Several policies as one."""
+    titles = {"average": "mean of calibrated probabilities", "vote": "majority vote"}
+    line = _accuracy_line(titles[record["ensemble"]], record)
+    return "\n".join([f"{' + '.join(record['of'])}", line, *_sureness_lines(record)])
 
 
 def comparison(record: dict[str, Any]) -> str:

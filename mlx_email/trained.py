@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from mlx_email import baselines, files
 from mlx_email.config import Config, Evaluation
 from mlx_email.errors import DataError, UserError
-from mlx_email.evaluate import compare, metrics, priority
+from mlx_email.evaluate import acting, calibrate, compare, metrics, priority
+from mlx_email.evaluate.ensemble import Combining, combined
 from mlx_email.export import bundle
 from mlx_email.jobs import few_rows
 from mlx_email.labels.prepare import FEATURES
@@ -24,18 +25,34 @@ from mlx_email.train import run as runs
 from mlx_email.train.run import DATA
 
 
-def open_policy(path: Path) -> Policy:
-    """The policy with which a run ends, or that of an exported model's folder.
+def place(path: Path) -> tuple[Path, str | None]:
+    """A run or an exported model, and the stage of it that is meant: RUN:STAGE names one; None: the last.
 
-    Raises UserError where the path is neither, and MlxEmailError where something of it is damaged.
+    >>> place(Path("no/such/run"))
+    (PosixPath('no/such/run'), None)
     """
-    if bundle.is_exported(path):
-        return _exported(path)
-    config = runs.open_run(path)
-    stage = runs.last_policy(path, config)
-    base = loading.load(config.model)
+    folder, colon, stage = str(path).rpartition(":")
+    return (Path(folder), stage) if colon and not path.exists() and Path(folder).is_dir() else (path, None)
+
+
+def open_policy(path: Path, *, beside: Policy | None = None) -> Policy:
+    """The policy with which a run ends, or that of a stage (RUN:STAGE), or of an exported model's folder.
+
+    Where `beside` has the same base, that is taken, without its adapters: it is not to be used any more. Raises
+    UserError where the path is none of these, and MlxEmailError where something of it is damaged.
+    """
+    run, name = place(path)
+    if bundle.is_exported(run):
+        return _exported(run)
+    config = runs.open_run(run)
+    stage = runs.policy_of(run, config, name)
+    base = None if beside is None or beside.config.model != config.model else beside.base
+    if base is None:
+        base = loading.load(config.model)
+    lora.remove(base.model)
     lora.load(base.model, stage)
-    return Policy(base, renderer(base.tokenizer, history=config.sender_history), config, stage.name)
+    words = renderer(base.tokenizer, history=config.sender_history)
+    return Policy(base, words, config, stage.name, calibrate.read(stage))
 
 
 def _exported(folder: Path) -> Policy:
@@ -50,38 +67,69 @@ def _exported(folder: Path) -> Policy:
     base = loading.load(where)
     if about.strategy == "adapter":
         lora.load(base.model, folder / bundle.ADAPTER)
-    return Policy(base, renderer(base.tokenizer, history=config.sender_history), config, about.stage)
+    words = renderer(base.tokenizer, history=config.sender_history)
+    calibration = calibrate.NONE if about.calibration is None else calibrate.of(about.calibration, folder)
+    return Policy(base, words, config, about.stage, calibration)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a run was found to be worth, and what it said."""
+    """What a policy was found to be worth, and what it said."""
 
     record: dict[str, Any]
     rows: list[Row]
     said: np.ndarray  # probabilities (N, 5)
+    calibrated: np.ndarray  # the same
 
 
-def evaluate_run(run: Path, data: Path | None, split: Split, progress: Progress) -> Measured:
-    """Evaluate a run's last stage on a split of its own data, or of another prepared folder; an exported model on a
-    prepared folder."""
-    if data is None and bundle.is_exported(run):
-        raise UserError(f"{run} is an exported model, which has no mail: name a prepared folder with --data")
-    policy = open_policy(run)
+def evaluate(paths: Sequence[Path], data: Path | None, split: Split, progress: Progress) -> list[Measured]:
+    """Evaluate policies, as `open_policy` takes them, on a split of their own data, or of a prepared folder; exported
+    models have no data of their own. Those with the same base share it."""
+    if data is None:
+        for path in paths:
+            if bundle.is_exported(path):
+                raise UserError(f"{path} is an exported model, which has no mail: name a prepared folder with --data")
+    policy, found = None, []
+    for path in paths:
+        policy = open_policy(path, beside=policy)
+        found.append(_measured(policy, path, data, split, progress))
+    return found
+
+
+def _measured(policy: Policy, path: Path, data: Path | None, split: Split, progress: Progress) -> Measured:
+    run, _ = place(path)
     table = run / DATA / FEATURES if data is None else (data / FEATURES if data.is_dir() else data)
     rows = few_rows(table, split, policy.config.evaluation.max_messages)
     if not rows:
         raise DataError(f"{table} has no messages in the split {split!r}")
     known = outcomes(table)
     said = predict(policy, rows, progress)
+    calibrated = calibrate.calibrated(policy.calibration, said)
     measured = metrics.summary(rows, said, priority.by_action(known) if known else None)
+    measured["calibrated"] = metrics.certainty(rows, calibrated)
+    if (rules := acting.read(run / policy.stage)) is not None:
+        measured["acting"] = acting.told(acting.verified(rules, calibrated, metrics.targets(rows)))
     beside = {}
     if known:
         kept = run / baselines.FILE if data is None and split == "test" else None
         fitted = baselines.of_fitted(table, files.sha256(table), len(known), rows, kept, progress)
         beside = baselines.joined(baseline_summary(run if data is None else None, known, rows), fitted)
-    about = {"run": str(run), "stage": policy.stage, "split": split, "baselines": beside}
-    return Measured({**about, **measured}, rows, said)
+    about = {"run": str(path), "stage": policy.stage, "split": split, "baselines": beside}
+    return Measured({**about, **measured}, rows, said, calibrated)
+
+
+def together(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """What the policies are worth as one, by the mean of their calibrated probabilities and by vote; UserError where
+    they were not measured on the same messages."""
+    first, names = measured[0], [each.record["run"] for each in measured]
+    for each in measured[1:]:
+        if reason := compare.difference(first.rows, each.rows):
+            raise UserError(f"{names[0]} and {each.record['run']} are no ensemble: {reason}")
+    members = np.stack([each.calibrated for each in measured])
+    return [
+        {"ensemble": how, "of": names, **metrics.summary(first.rows, combined(members, how))}
+        for how in get_args(Combining)
+    ]
 
 
 def compared(measured: Sequence[Measured]) -> list[dict[str, Any]]:

@@ -54,6 +54,11 @@ def fit(logps: np.ndarray, target: np.ndarray, method: Calibrating) -> Calibrati
     return Calibration("isotonic", steps=steps, messages=len(target))
 
 
+def calibrated(calibration: Calibration, probabilities: np.ndarray) -> np.ndarray:
+    """The same of probabilities (N, 5), as `evaluate.predictions` keeps them."""
+    return apply(calibration, np.log(np.maximum(probabilities, TINY)))
+
+
 def apply(calibration: Calibration, logps: np.ndarray) -> np.ndarray:
     """Probabilities (N, 5) of log-probabilities (N, 5)."""
     logps = _normalised(np.asarray(logps, np.float64))
@@ -66,6 +71,7 @@ def apply(calibration: Calibration, logps: np.ndarray) -> np.ndarray:
     return np.exp(_normalised(scaled))
 
 
+TINY = 1e-300
 FLOOR = 1e-4  # the least probability of isotonic: nothing is impossible because it did not happen in the validation
 RIDGE = 1e-3  # pulls vector scaling towards no scaling, where an action hardly happens; nats for a distance of 1
 LOWEST = np.log(1e-12)  # of a log-probability: one of -inf would stay so at any temperature
@@ -155,8 +161,16 @@ def write(folder: Path, calibration: Calibration) -> None:
 def read(folder: Path) -> Calibration:
     """A stage's calibration; none where it has no file. DataError where that is not one."""
     try:
-        return msgspec.json.decode((folder / FILE).read_bytes(), type=Calibration, strict=False)
+        return of(msgspec.json.decode((folder / FILE).read_bytes()), folder / FILE)
     except FileNotFoundError:
         return NONE
     except (OSError, msgspec.DecodeError) as error:
         raise DataError(f"{folder / FILE} is no calibration: {' '.join(str(error).split())}") from error
+
+
+def of(value: object, where: Path) -> Calibration:
+    """A calibration of what JSON holds; DataError naming the file where it is none."""
+    try:
+        return msgspec.convert(value, Calibration, strict=False)
+    except msgspec.ValidationError as error:
+        raise DataError(f"{where} is no calibration: {' '.join(str(error).split())}") from error

@@ -130,7 +130,11 @@ def _metrics(facts: Facts) -> str:
     ]
     names = {"majority": "always the most frequent action", "majority_per_owner": "the same, per owner"}
     names |= {"best_possible": "best possible"}
-    lines += [f"| {names.get(key, key)} | {value:.3f} |" for key, value in sorted(facts.baselines.items())]
+    lines += [
+        f"| {names.get(key, key)} | {value:.3f} |"
+        for key, value in sorted(facts.baselines.items())
+        if key != "measured"
+    ]
     return "\n".join(lines)
 
 

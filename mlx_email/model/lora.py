@@ -137,6 +137,11 @@ def bypassed(model: nn.Module) -> Generator[None]:
         model.update_modules(tree_unflatten(held))
 
 
+def remove(model: nn.Module) -> None:
+    """Take the adapters off a model: it is the base alone again, whose arrays nothing has changed."""
+    model.update_modules(tree_unflatten([(path, module.linear) for path, module in _all_adapters(model)]))
+
+
 def _all_adapters(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The adapter modules of a model, each with its path in the model."""
     return [found for found in model.named_modules() if "lora_a" in found[1]]

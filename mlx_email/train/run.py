@@ -50,6 +50,16 @@ def last_policy(run: Path, config: Config) -> Path:
     raise UserError(f"{run} has no finished stage: go on with mlx-email train --resume {run}")
 
 
+def policy_of(run: Path, config: Config, stage: str | None) -> Path:
+    """The folder of a stage's policy; None: `last_policy`. UserError where the run has none of that name."""
+    if stage is None:
+        return last_policy(run, config)
+    there = [each.name for each in config.stages if trains_policy(each) and finished(run, each.name)]
+    if stage not in there:
+        raise UserError(f"{run} has no finished policy named {stage}; there are {', '.join(there) or 'none'}")
+    return result(run, stage)
+
+
 def trains_policy(stage: Stage) -> bool:
     """Whether a stage's result is a policy, which the next stage goes on with."""
     return ALGORITHMS[tag(stage)].policy
