@@ -17,6 +17,7 @@ MOST_ROWS = 50_000  # of the training rows, evenly spaced: more take long and ch
 TERMS = 20_000  # words that count: those that occur most
 MOST_OWNERS = 250  # with the most mail, that the trees tell apart; scikit-learn's know 255 categories at most
 SEED = 0
+NEVER = -1.0  # hours, of a sender who was not answered yet: not NaN, of which scikit-learn takes no column
 
 
 def installed() -> bool:
@@ -58,8 +59,8 @@ BASELINES: Mapping[str, Callable[[Sequence[Row], Sequence[Row]], np.ndarray]] = 
 
 
 def numbers(rows: Sequence[Row], owners: Sequence[str]) -> np.ndarray:
-    """What is known of each message when it comes, without its words, (N, F) float; NaN where nothing is. The last
-    column is the owner's place in `owners`."""
+    """What is known of each message when it comes, without its words, (N, F) float. The last column is the owner's
+    place in `owners`; NaN for one who is not there."""
     place = {owner: float(number) for number, owner in enumerate(owners)}
     found = [
         (
@@ -69,7 +70,7 @@ def numbers(rows: Sequence[Row], owners: Sequence[str]) -> np.ndarray:
             row.history_forwarded,
             row.history_deleted,
             row.history_kept,
-            np.nan if row.history_response_hours is None else row.history_response_hours,
+            NEVER if row.history_response_hours is None else row.history_response_hours,
             row.urgency,
             row.is_question,
             row.is_action_request,

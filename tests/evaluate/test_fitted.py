@@ -85,4 +85,4 @@ def test_what_is_known_of_a_message():
     row = replace(TRAIN[0], history_response_hours=None, to=("a", "b"), in_reply_to="<1>")
     found = fitted.numbers([row, replace(row, user="nobody")], ["u1", "u0"])
     assert found[0, -1] == 1 and np.isnan(found[1, -1])
-    assert np.isnan(found[0, 6]) and found.shape == (2, 18)
+    assert found[0, 6] == fitted.NEVER and found.shape == (2, 18)
