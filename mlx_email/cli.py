@@ -160,6 +160,24 @@ def evaluate(runs: tuple[Path, ...], data: Path | None, split: Any, ensemble: bo
 
 @cli.command()
 @click.argument("run", type=PATH)
+def report(run: Path) -> None:
+    """Write RUN/report.html, as `train` does at its end: what the run is worth, and whether it may act alone.
+
+    One file with everything in it, private as the mail is: it shows some senders and subjects.
+
+    \b
+    Example: mlx-email report runs/20260102-101500
+    """
+    from mlx_email import report as reporting
+
+    file = reporting.write(run)
+    if not reporting.drawn():
+        click.echo(f"{file}: {reporting.TABLES}", err=True)
+    click.echo(file)
+
+
+@cli.command()
+@click.argument("run", type=PATH)
 @click.argument("files", nargs=-1)
 @click.option("--owner", metavar="NAME", help="Whose mailbox it is, as in the training data, when there are several.")
 @click.option("--goal", type=click.FloatRange(0, 1), help="How often it must be right to act alone.  [default: 0.95]")

@@ -20,7 +20,9 @@ def training(record: dict[str, Any], run: Path) -> str:
     if record["final"] is not None:
         ends = record["stages"][record["final"]]["test"]
         lines += ["", f"the run ends with {record['final']}", *_acting_lines(ends.get("acting", {}))]
-    return "\n".join([*lines, "", f"run folder: {run}"])
+    written = [f"report: {run / 'report.html'}"] if (run / "report.html").is_file() else []
+    return "
+".join([*lines, "", f"run folder: {run}", *written])
 
 
 BASELINES = {

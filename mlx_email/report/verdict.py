@@ -1,0 +1,106 @@
+"""The one thing that a report is read for: may it act alone, and on how much of the mail."""
+
+from mlx_email.evaluate.acting import Goal
+from mlx_email.report import parts
+from mlx_email.report.numbers import gap, reliability, wilson
+from mlx_email.report.parts import WORDS, listed, many, paragraph, strong
+from mlx_email.report.read import Run, Stage, finite, pair
+from mlx_email.report.said import Said
+from mlx_email.report.tags import NOTHING, Html, between, element, percent
+
+GOAL = 0.95  # of actions done alone that are to be right
+
+
+def verdict(run: Run) -> Html:
+    """The headline, and the numbers beside it."""
+    return element("div", _headline(run), parts.tiles(_facts(run)), id="verdict")
+
+
+def policy(run: Run) -> Stage | None:
+    """The stage with whose policy a run ends."""
+    return next((stage for stage in run.stages if stage.name == run.final), None)
+
+
+def _headline(run: Run) -> Html:
+    rule = min(run.rules.goals, key=lambda each: abs(each.goal - GOAL)) if run.rules and run.rules.goals else None
+    if policy(run) is None:
+        return _card("none", NOTHING, "There is no policy to judge.", "No stage has given one that was kept.")
+    if rule is None:
+        return _accuracy(run)
+    share, right = finite(rule.test, "acts"), finite(rule.test, "acts_accuracy")
+    if rule.threshold is None or not share or right is None:
+        goal = percent(rule.goal, 0)
+        why = (
+            f"on the validation mail no confidence was high enough to be right {goal} of the time."
+            if rule.threshold is None
+            else f"no message of the test mail met what it takes to be right {goal} of the time."
+        )
+        said = f"It should not act alone yet: {why} Let it suggest, and decide yourself."
+        return _card("no", "0%", "of the mail it may act on alone.", said)
+    return _acts(run, rule, share, right)
+
+
+def _acts(run: Run, rule: Goal, share: float, right: float) -> Html:
+    """What the rule promised, and what it did on the test mail."""
+    goal, messages = percent(rule.goal, 0), run.said.left_out + len(run.said.ids) if run.said else 0
+    acted = round(share * messages)
+    interval = wilson(round(right * acted), acted) if acted else None
+    kept = right >= rule.goal
+    near = interval is not None and interval[1] >= rule.goal
+    held = (
+        "The promise held" if kept else "A little short of that, as chance can make it" if near else "That did not hold"
+    )
+    checked = f"right {percent(right)} of the time" + (f" (95% interval {between(interval)})" if interval else "")
+    on = f" on {acted:,} of {messages:,} later messages" if messages else ""
+    named = listed([WORDS.get(action, action) for action in rule.actions])
+    rest = f"It acts where it is at least {percent(rule.threshold)} sure, to {named}."
+    more = "" if kept else " Let it suggest, and look at what it does." if near else " Don't let it act alone."
+    return _card(
+        "yes" if kept else "near" if near else "no",
+        percent(share, 0),
+        f"of the mail it may act on alone, to be right {goal} of the time.",
+        f"{held}: it was {checked}{on}. {rest}{more}",
+    )
+
+
+def _accuracy(run: Run) -> Html:
+    """Without rules for acting all there is to say is how often it is right."""
+    stage = policy(run)
+    told = stage.told if stage else {}
+    value, interval = finite(told, "test", "accuracy"), pair(told, "test", "accuracy_interval")
+    if value is None:
+        return _card("none", NOTHING, "It is not measured yet.", "The test mail is looked at when all stages are done.")
+    wide = f" (95% interval {between(interval)})" if interval else ""
+    said = "When it may act alone was not worked out in this run: let it suggest, and decide yourself."
+    return _card("none", percent(value), f"of all later mail it is right about{wide}.", said)
+
+
+def _card(kind: str, big: str, claim: str, detail: str) -> Html:
+    return element(
+        "div", element("p", strong(big), element("span", claim)), paragraph(detail), class_=f"headline {kind}"
+    )
+
+
+def _facts(run: Run) -> list[tuple[str, str, str]]:
+    """Accuracy, what it is to be seen beside, and how far the confidences can be believed."""
+    stage, found = policy(run), []
+    told = stage.told if stage else {}
+    if (value := finite(told, "test", "accuracy")) is not None:
+        messages = finite(told, "test", "messages")
+        beside = f"95% interval {between(pair(told, 'test', 'accuracy_interval'))}"
+        on = f" of {many(int(messages), 'message')}" if messages else ""
+        found.append(("Right on all mail", percent(value), beside + on))
+    usual = [v for name in ("majority", "majority_per_owner") if (v := finite(run.baselines, name)) is not None]
+    if usual:
+        found.append(("Without a model", percent(max(usual)), "always the usual action"))
+    if (best := finite(run.baselines, "best_possible")) is not None:
+        found.append(("Best possible", percent(best), "as the embedded mailbox's owners slip in the rest"))
+    if run.said is not None and len(run.said.ids):
+        found.append(_trust(run.said))
+    return found
+
+
+def _trust(said: Said) -> tuple[str, str, str]:
+    was, now = (gap(reliability(found, said.actual)) for found in (said.raw, said.calibrated))
+    beside = "on average" if said.method == "none" else f"on average; {percent(was)} before calibration"
+    return "Confidence is off by", percent(now), beside
