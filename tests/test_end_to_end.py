@@ -54,6 +54,7 @@ def test_the_run_folder_is_complete_and_private(run):
         "environment.json",
         "events.jsonl",
         "metrics.json",
+        "report.html",
         "data/features.parquet",
         "data/manifest.json",
         "data/people.parquet",

@@ -68,7 +68,7 @@ def reliability(before: Sequence[Bin], after: Sequence[Bin] | None) -> Html:
     drawn = [("c2", before, "before calibration")] + ([("c1", after, "after calibration")] if after is not None else [])
 
     def paint(figure: "Figure") -> None:
-        axes = panel(figure, bottom=104)
+        axes = panel(figure, left=58, bottom=104)
         axes.plot((0, 1), (0, 1), color=COLOURS["muted"], linewidth=1.2, linestyle=LINES[2])
         for number, (colour, bins, _) in enumerate(drawn):
             x, y = [each.confidence for each in bins], [each.right for each in bins]
@@ -78,7 +78,7 @@ def reliability(before: Sequence[Bin], after: Sequence[Bin] | None) -> Html:
         axes.set_ylim(0, 1.03)
         axes.tick_params(axis="x", labelbottom=False)
         axes.set_ylabel("share right")
-        below = panel(figure, top=306, bottom=38)
+        below = panel(figure, left=58, top=306, bottom=38)
         for number, (colour, bins, _) in enumerate(drawn):
             total, wide = sum(each.messages for each in bins), 0.08 / len(drawn)
             x = [each.low + 0.01 + wide * number for each in bins]
@@ -100,7 +100,7 @@ def risk(found: Risk) -> Html:
     low = min([0.88, *found.accuracy[len(found.accuracy) // 20 :]]) - 0.02
 
     def paint(figure: "Figure") -> None:
-        axes = panel(figure, left=46)
+        axes = panel(figure, left=58)
         for goal, reached in found.goals.items():
             axes.axhline(goal, color=COLOURS["muted"], linestyle=LINES[2], linewidth=1.2)
             if reached is not None and reached >= MARKED:

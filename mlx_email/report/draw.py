@@ -75,7 +75,7 @@ def svg(name: str, width: float, height: float, label: str, paint: "Callable[[Fi
     return element("svg", _inline(text.getvalue()), class_="chart", role="img", aria_label=label, viewBox=box)
 
 
-def panel(figure: "Figure", *, left: float = 46, right: float = 14, bottom: float = 38, top: float = 12) -> "Axes":
+def panel(figure: "Figure", *, left: float, right: float = 20, bottom: float = 38, top: float = 12) -> "Axes":
     """Axes with margins of so many points."""
     width, height = (size * 72 for size in figure.get_size_inches())
     across, up = (width - left - right) / width, (height - top - bottom) / height

@@ -104,6 +104,6 @@ def counts_of(run: Run) -> np.ndarray | None:
     told = next((stage.told for stage in run.stages if stage.name == run.final), {})
     try:
         counts = np.array((told.get("test") or {}).get("confusion"), int)
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, OverflowError):
         return None
     return counts if counts.shape == (len(ACTIONS), len(ACTIONS)) else None

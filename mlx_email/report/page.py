@@ -80,9 +80,9 @@ def _header(run: Run, counted: Mail | None) -> Html:
     said = [f"{model}, trained by {listed(names)}" if names else model]
     if counted is not None:
         owners = many(len({owner for owner, _ in counted.owners}), "owner")
-        source = "the embedded synthetic mailbox" if (run.folder / DATA / RULE).is_file() else "mail"
-        trained, tested = counted.of("train"), counted.of("test")
-        said.append(f" on {trained:,} messages of {owners} ({source}); of their later mail {tested:,} are to test on")
+        source = " (the embedded synthetic mailbox)" if (run.folder / DATA / RULE).is_file() else ""
+        tested = counted.of("test") if run.said is None else len(run.said.ids) + run.said.left_out
+        said.append(f" on {counted.of('train'):,} messages of {owners}{source}, tested on {tested:,} later ones")
     return element(
         "header",
         element("p", run.folder.resolve().name, class_="run"),

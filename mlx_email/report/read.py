@@ -10,11 +10,13 @@ from typing import Any
 from mlx_email.errors import UserError
 from mlx_email.evaluate import acting
 from mlx_email.evaluate.acting import Rules
+from mlx_email.labels.prepare import COUNTS
 from mlx_email.model.source import read_object
 from mlx_email.report import said
 from mlx_email.report.said import Said
 from mlx_email.train import events
 from mlx_email.train import run as runs
+from mlx_email.train.stage import RECORD
 
 Series = tuple[list[int], list[float]]  # steps, and the values there
 
@@ -46,11 +48,12 @@ class Run:
 
 def run(folder: Path) -> Run:
     """Read a run folder. UserError where it is none, or nothing of it was measured yet."""
-    runs.open_run(folder)
+    if not (folder / runs.CONFIG).is_file():
+        raise UserError(f"{folder} is not a run folder: it has no {runs.CONFIG}")
     if not (folder / runs.METRICS).is_file():
         raise UserError(f"{folder} has no {runs.METRICS} yet: go on with mlx-email train --resume {folder}")
     measured = read_object(folder / runs.METRICS)
-    told = measured.get("stages") or {}
+    stages, tested = _mapping(measured.get("stages")), _mapping(measured.get("test"))
     curves = _curves(events.read(folder))
     ends = measured.get("final")
     return Run(
@@ -58,14 +61,14 @@ def run(folder: Path) -> Run:
         config=(folder / runs.CONFIG).read_text(errors="replace"),
         environment=_object(folder / runs.ENVIRONMENT),
         stages=[
-            Stage(name, said, _object(folder / name / "stage.json"), curves.get(name, {}))
-            for name, said in sorted(told.items(), key=lambda item: _place(list(curves), item[0]))
+            Stage(name, _mapping(told), _object(folder / name / RECORD), curves.get(name, {}))
+            for name, told in sorted(stages.items(), key=lambda item: _place(list(curves), item[0]))
         ],
-        baselines=(measured.get("test") or {}).get("baselines") or {},
+        baselines=_mapping(tested.get("baselines")),
         final=ends,
         said=None if ends is None else said.read(folder / ends),
         rules=None if ends is None else acting.read(folder / ends),
-        labels=_object(folder / runs.DATA / "prepare.json"),
+        labels=_object(folder / runs.DATA / COUNTS),
     )
 
 
@@ -85,6 +88,10 @@ def pair(value: Any, *path: str) -> tuple[float, float] | None:
         return None
     low, high = finite(value[0]), finite(value[1])
     return None if low is None or high is None else (low, high)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _object(file: Path) -> dict[str, Any]:

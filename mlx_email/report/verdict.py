@@ -29,37 +29,43 @@ def _headline(run: Run) -> Html:
         return _accuracy(run)
     share, right = finite(rule.test, "acts"), finite(rule.test, "acts_accuracy")
     if rule.threshold is None or not share or right is None:
-        goal = percent(rule.goal, 0)
-        why = (
-            f"on the validation mail no confidence was high enough to be right {goal} of the time."
-            if rule.threshold is None
-            else f"no message of the test mail met what it takes to be right {goal} of the time."
-        )
-        said = f"It should not act alone yet: {why} Let it suggest, and decide yourself."
+        said = f"It should not act alone yet: {_why(run, rule)}. Let it suggest, and decide yourself."
         return _card("no", "0%", "of the mail it may act on alone.", said)
     return _acts(run, rule, share, right)
+
+
+def _why(run: Run, rule: Goal) -> str:
+    """Why it never acts."""
+    stage, goal = policy(run), percent(rule.goal, 0)
+    chosen_on = finite(stage.told, "validation", "messages") if stage else None
+    if rule.threshold is not None:
+        return f"no message of the test mail met what it takes to be right {goal} of the time"
+    if not chosen_on:
+        return "there is no validation mail to find out how sure it has to be"
+    on = many(int(chosen_on), "validation message")
+    return f"on {on} no confidence was clearly high enough to be right {goal} of the time"
 
 
 def _acts(run: Run, rule: Goal, share: float, right: float) -> Html:
     """What the rule promised, and what it did on the test mail."""
     goal, messages = percent(rule.goal, 0), run.said.left_out + len(run.said.ids) if run.said else 0
     acted = round(share * messages)
-    interval = wilson(round(right * acted), acted) if acted else None
-    kept = right >= rule.goal
-    near = interval is not None and interval[1] >= rule.goal
-    held = (
-        "The promise held" if kept else "A little short of that, as chance can make it" if near else "That did not hold"
-    )
-    checked = f"right {percent(right)} of the time" + (f" (95% interval {between(interval)})" if interval else "")
-    on = f" on {acted:,} of {messages:,} later messages" if messages else ""
+    low, high = wilson(round(right * acted), acted)
+    if right >= rule.goal:
+        kind, may, held, then = "yes", "may", "It kept that on the test mail", ""
+    elif high >= rule.goal:  # the goal is within what chance can do
+        kind, may, then = "near", "may", " Watch what it does."
+        held = "On the test mail it was a little short of that, as chance can make it"
+    else:
+        kind, may, held, then = "no", "would", "On the test mail it did not keep that", " Don't let it act alone."
     named = listed([WORDS.get(action, action) for action in rule.actions])
-    rest = f"It acts where it is at least {percent(rule.threshold)} sure, to {named}."
-    more = "" if kept else " Let it suggest, and look at what it does." if near else " Don't let it act alone."
+    seen = f"right {percent(right)} of the time"
+    seen += f" on {acted:,} of {messages:,} messages (95% interval {between((low, high))})" if acted else ""
     return _card(
-        "yes" if kept else "near" if near else "no",
-        percent(share, 0),
-        f"of the mail it may act on alone, to be right {goal} of the time.",
-        f"{held}: it was {checked}{on}. {rest}{more}",
+        kind,
+        percent(share, 0 if share >= 0.1 else 1),
+        f"of the mail it {may} act on alone, to be right {goal} of the time.",
+        f"{held}: {seen}. It acts where it is at least {percent(rule.threshold)} sure, to {named}.{then}",
     )
 
 

@@ -178,7 +178,7 @@ def test_a_run_is_not_begun_twice(run, table, little, capsys):
 
 
 def test_a_finished_run_is_only_reported(box, tmp_path, capsys):
-    run = shutil.copytree(box / "whole", tmp_path / "run")
+    run = shutil.copytree(box / "whole", tmp_path / "whole")  # its report has its name
     before = small.contents(run)
     for _ in range(2):
         capsys.readouterr()
