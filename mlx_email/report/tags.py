@@ -5,6 +5,8 @@ import html
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 
+from mlx_email.shown import one_line
+
 SHOWN = 160  # characters of a subject or a name
 JOINERS = "\u200c\u200d"  # formatting characters that are part of words, and of emoji
 NOTHING = "\u2013"  # a dash
@@ -34,12 +36,12 @@ def clean(text: str) -> str:
 
 
 def shortened(text: str, limit: int = SHOWN) -> str:
-    """One line of at most so many characters.
+    """One line, as `shown` has it, of at most so many characters.
 
     >>> shortened("a  b\\nc" + "d" * 9, 8)
     'a b cdd…'
     """
-    line = " ".join(clean(text[: 4 * limit]).split())
+    line = one_line(text[: 4 * limit])
     return line if len(line) <= limit and len(text) <= 4 * limit else line[: limit - 1] + "…"
 
 

@@ -277,7 +277,7 @@ def test_whatever_mail_says_is_text(run, charted):
     shown = [said_ for _, said_ in found.all("bdi")]
     assert HOSTILE[0] in shown and HOSTILE[1] in shown and "(nothing)" in shown
     assert max(map(len, shown)) == tags.SHOWN and "x" * 159 + "\u2026" in shown
-    assert "pay txt.exe now [2J tab end line next" in shown
+    assert "pay txt.exe now tab end line next" in shown
 
 
 def test_text_that_is_not_escaped_would_be_seen(run, monkeypatch):
