@@ -88,6 +88,8 @@ def _inline(text: str) -> Html:
     inside = re.sub(r"<(metadata|style)\b.*?</\1>", "", inside, flags=re.DOTALL)
     used = set(re.findall(r"#([\w.-]+)", inside))
     inside = re.sub(r' id="([\w.-]+)"', lambda found: found[0] if found[1] in used else "", inside)
+    # Up to matplotlib 3.9 the font is one property, its size within.
+    inside = re.sub(r"font: (?:[a-z0-9]+ )*([\d.]+px) [^;\"]*", r"font-size: \1", inside)
     inside = re.sub(r"font-family: [^;\"]*;? ?", "", inside)
     for name, colour in COLOURS.items():
         inside = inside.replace(colour, f"var(--{name})")

@@ -86,6 +86,7 @@ def check(page: Page) -> None:
                 assert value.startswith("#") and value[1:] in names, attrs
             assert name != "src"
             assert "url(" not in value or value.split("url(")[1].startswith("#"), attrs
+        assert "font-family" not in attrs.get("style", "")  # the page's own
         if tag == "style":
             assert "@import" not in said and "url(" not in said
     for attrs, _ in page.all("svg"):
