@@ -3,8 +3,8 @@
 import numpy as np
 
 from mlx_email.evaluate.acting import Goal, Rules
-from mlx_email.evaluate.metrics import confusion as counted
-from mlx_email.evaluate.metrics import f1
+from mlx_email.evaluate.counts import confusion as counted
+from mlx_email.evaluate.counts import f1
 from mlx_email.labels.schema import ACTIONS
 from mlx_email.report import charts, numbers
 from mlx_email.report.numbers import Bin

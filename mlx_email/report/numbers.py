@@ -40,7 +40,7 @@ class Bin:
 
 
 def reliability(probabilities: np.ndarray, actual: np.ndarray, bins: int = 10) -> list[Bin]:
-    """Bins of equal width over the confidence, as in `metrics.calibration_error`; empty ones are left out."""
+    """Bins of equal width over the confidence, as in `calibration_error`; empty ones are left out."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == actual
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     found = []
@@ -53,7 +53,7 @@ def reliability(probabilities: np.ndarray, actual: np.ndarray, bins: int = 10) -
 
 
 def gap(bins: Sequence[Bin]) -> float:
-    """How far confidence and share right are apart, on average over messages: `metrics.calibration_error`."""
+    """How far confidence and share right are apart, on average over messages: `calibration_error`."""
     total = sum(each.messages for each in bins)
     return sum(each.messages * abs(each.confidence - each.right) for each in bins) / max(total, 1)
 

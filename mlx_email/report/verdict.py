@@ -7,6 +7,7 @@ from mlx_email.report.parts import WORDS, listed, many, paragraph, strong
 from mlx_email.report.read import Run, Stage, finite, pair
 from mlx_email.report.said import Said
 from mlx_email.report.tags import NOTHING, Html, between, element, percent
+from mlx_email.report.training import BASELINES, BEST
 
 GOAL = 0.95  # of actions done alone that are to be right
 
@@ -96,10 +97,14 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
         beside = f"95% interval {between(pair(told, 'test', 'accuracy_interval'))}"
         on = f" of {many(int(messages), 'message')}" if messages else ""
         found.append(("Right on all mail", percent(value), beside + on))
-    usual = [v for name in ("majority", "majority_per_owner") if (v := finite(run.baselines, name)) is not None]
-    if usual:
-        found.append(("Without a model", percent(max(usual)), "always the usual action"))
-    if (best := finite(run.baselines, "best_possible")) is not None:
+    beside = [
+        (value, what)
+        for name, (*_, what) in BASELINES.items()
+        if name != BEST and (value := finite(run.baselines, name)) is not None
+    ]
+    if beside:
+        found.append(("Without this model", percent(max(beside)[0]), max(beside)[1]))
+    if (best := finite(run.baselines, BEST)) is not None:
         found.append(("Best possible", percent(best), "as the embedded mailbox's owners slip in the rest"))
     if run.said is not None and len(run.said.ids):
         found.append(_trust(run.said))

@@ -120,7 +120,8 @@ def made(tmp_path_factory):
             lines += events_of("dpo", ("loss", "rewards/chosen", "rewards/rejected", "kl/ref"))
         lines.append({"event": "validation", "stage": "sft", "step": 50, "val/loss": 0.5})
         (run / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-        baselines = {"majority": 0.3, "majority_per_owner": 0.35, "best_possible": 0.95}
+        baselines = {"majority": 0.3, "majority_per_owner": 0.35, "boosted_trees": 0.6, "best_possible": 0.95}
+        baselines["measured"] = {"boosted_trees": {"accuracy_interval": [0.5, 0.7], "macro_f1": 0.55}}
         ends = "sft" if short else "dpo"
         write(run / "metrics.json", {"final": ends, "stages": stages, "test": {"baselines": baselines}})
         write(run / "environment.json", {"mlx": "0.0", "model": "/a/b/tiny", "base": "ab" * 32, "data": "cd" * 32})

@@ -15,7 +15,8 @@ from pages import Page, check
 
 from mlx_email import report
 from mlx_email.cli import main
-from mlx_email.evaluate import acting, calibrate, metrics, predictions
+from mlx_email.evaluate import acting, calibrate, counts, metrics, predictions
+from mlx_email.evaluate.calibration_error import calibration_error
 from mlx_email.labels.schema import read_rows
 from mlx_email.report import numbers, read, said, tags
 
@@ -119,9 +120,9 @@ def test_numbers_are_of_the_calibrated_policy(whole, long):
     target, raw = metrics.targets(rows), predictions.read(long / "dpo/test.csv")
     p = calibrate.apply(calibrate.read(long / "dpo"), np.log(raw))
     right = p.argmax(axis=1) == target
-    counts = metrics.confusion(target, p.argmax(axis=1))
-    assert [[int(cell) for cell in row[1:6]] for row in whole.rows("Confusion matrix")] == counts.tolist()
-    off, was = (metrics.calibration_error(each.max(axis=1), right) for each in (p, raw))
+    confused = counts.confusion(target, p.argmax(axis=1))
+    assert [[int(cell) for cell in row[1:6]] for row in whole.rows("Confusion matrix")] == confused.tolist()
+    off, was = (calibration_error(each.max(axis=1), right) for each in (p, raw))
     assert off < was  # else what follows would say nothing
     ((_, tiles),) = whole.all("dl")
     assert f"Confidence is off by{off:.1%}on average; {was:.1%} before calibration" in tiles
@@ -142,7 +143,13 @@ def test_stages_baselines_and_curves_are_there(whole, long):
     for name in ("sft", "dpo"):
         assert lines[name][2] == f"{told['stages'][name]['test']['accuracy']:.1%}"
     assert lines["reward"][2:4] == ["70.0% of pairs", "60.0\u201380.0%"] and lines["dpo"][-1] == "the run's policy"
-    assert [row[1:3] for row in whole.rows("Stages")[-1:]] == [["best possible", "95.0%"]]
+    trees, best = whole.rows("Stages")[-2:]
+    assert trees[1:5] == ["boosted trees", "60.0%", "50.0\u201370.0%", "0.550"] and best[1:3] == [
+        "best possible",
+        "95.0%",
+    ]
+    ((_, tiles),) = whole.all("dl")
+    assert "Without this model60.0%boosted trees" in tiles
     labels = [attrs["aria-label"] for attrs, _ in whole.all("svg")]
     for begins in ("Accuracy of each stage: sft", "Confidence and", "Share of right", "Messages by time"):
         assert len([label for label in labels if label.startswith(begins)]) == 1, begins
@@ -471,7 +478,7 @@ def test_the_gap_is_the_calibration_error():
     rng = np.random.default_rng(0)
     p = rng.dirichlet(np.ones(5), 400)
     target = rng.integers(0, 5, 400)
-    error = metrics.calibration_error(p.max(axis=1), p.argmax(axis=1) == target)
+    error = calibration_error(p.max(axis=1), p.argmax(axis=1) == target)
     assert numbers.gap(numbers.reliability(p, target)) == pytest.approx(error)
 
 
