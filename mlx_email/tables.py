@@ -21,8 +21,7 @@ def training(record: dict[str, Any], run: Path) -> str:
         ends = record["stages"][record["final"]]["test"]
         lines += ["", f"the run ends with {record['final']}", *_acting_lines(ends.get("acting", {}))]
     written = [f"report: {run / 'report.html'}"] if (run / "report.html").is_file() else []
-    return "
-".join([*lines, "", f"run folder: {run}", *written])
+    return "\n".join([*lines, "", f"run folder: {run}", *written])
 
 
 BASELINES = {

@@ -70,7 +70,7 @@ def test_the_options_are_these_and_no_others():
             "track",
         ],
         "prepare": ["as_json", "out", "owners", "redact", "source_format", "sources", "workers"],
-        "evaluate": ["as_json", "data", "runs", "split"],
+        "evaluate": ["as_json", "data", "ensemble", "runs", "split"],
         "report": ["run"],
         "predict": [
             "as_json",

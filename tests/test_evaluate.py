@@ -45,13 +45,14 @@ def runs(monkeypatch):
     """Lets `evaluate` find that runs have said something of some messages."""
 
     def give(**found) -> None:
-        def evaluate_run(run, data, split, progress):
-            rows, probabilities = found[run.name]
-            about = {"run": run.name, "stage": "sft", "split": split, "baselines": {}}
-            measured = metrics.summary(rows, probabilities, priority.by_action(rows))
-            return trained.Measured({**about, **measured}, rows, probabilities)
+        def measured(policy, path, data, split, progress):
+            rows, probabilities = found[path.name]
+            about = {"run": path.name, "stage": "sft", "split": split, "baselines": {}}
+            worth = metrics.summary(rows, probabilities, priority.by_action(rows))
+            return trained.Measured({**about, **worth}, rows, probabilities, probabilities)
 
-        monkeypatch.setattr(trained, "evaluate_run", evaluate_run)
+        monkeypatch.setattr(trained, "open_policy", lambda path, beside: None)
+        monkeypatch.setattr(trained, "_measured", measured)
 
     return give
 
@@ -186,6 +187,52 @@ def test_a_run_has_its_baselines_and_evaluate_compares_it_with_another(tmp_path,
     assert one["priority"] == json.loads((tmp_path / "run0/sft/metrics.json").read_text())["priority"]
     events = (tmp_path / "run0/events.jsonl").read_text()
     assert '"owners"' not in events and '"months"' not in events
+
+
+def test_an_ensemble_is_made_of_what_its_members_said(runs, capsys):
+    """Two that are wrong in other places are better together; of other messages there is no ensemble."""
+    target, count = metrics.targets(MAIL), len(MAIL)
+    wrong = (target + 1) % 5
+
+    def said(right, sure):
+        found = np.full((count, 5), (1 - sure) / 4)
+        found[np.arange(count), np.where(right, target, wrong)] = sure
+        return found
+
+    even = np.arange(count) % 2 == 0
+    unsure = np.where(even[:, None], said(even, 0.9), said(even, 0.3))
+    other = np.where(even[:, None], said(~even, 0.3), said(~even, 0.9))
+    runs(a=(MAIL, unsure), b=(MAIL, other), c=(MAIL[1:], unsure[1:]))
+    one, two, _, average, vote = json.loads(output(capsys, "a", "b", "--ensemble", "--json"))
+    assert max(one["accuracy"], two["accuracy"]) < 0.6 and average["accuracy"] == 1 == vote["accuracy"]
+    assert average["of"] == ["a", "b"] and vote["ensemble"] == "vote"
+    assert "majority vote                  1.000" in output(capsys, "a", "b", "--ensemble")
+    assert main(["evaluate", "a", "c", "--ensemble"]) == 2
+    assert "are no ensemble: they were measured on other messages" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_stages_of_a_run_share_their_base_and_are_what_they_are_alone(tmp_path, capsys, monkeypatch):
+    assert main(["synth", "--out", str(tmp_path / "box"), "--messages", "400"]) == 0
+    assert main(["prepare", str(tmp_path / "box/maildir"), "--out", str(tmp_path / "table")]) == 0
+    small.write_model(tmp_path / "model")
+    stage = "max_steps: 3, batch_size: 4, accumulation: 1, learning_rate: 0.01"
+    stages = f"stages=[{{algorithm: sft, {stage}}}, {{algorithm: sft, name: more, {stage}}}]"
+    chosen = [part for each in (stages, "lora.rank=2", "max_prompt_tokens=160") for part in ("--set", each)]
+    run = tmp_path / "run"
+    assert main(["train", str(tmp_path / "table"), "--model", str(tmp_path / "model"), "--out", str(run), *chosen]) == 0
+    capsys.readouterr()
+    names = [f"{run}:sft", f"{run}:more", str(run)]
+    alone = [json.loads(output(capsys, name, "--json"))[0] for name in names]
+    loaded = []
+    honest = trained.loading.load
+    monkeypatch.setattr(trained.loading, "load", lambda name: loaded.append(name) or honest(name))
+    together = json.loads(output(capsys, *names, "--ensemble", "--json"))
+    assert together[:3] == alone and len(loaded) == 1
+    assert alone[0]["nll"] != alone[1]["nll"] and [each["stage"] for each in alone[:2]] == ["sft", "more"]
+    assert "acting" in alone[0] and "calibrated" in alone[0]
+    assert main(["evaluate", f"{run}:none"]) == 2
+    assert "no finished policy named none; there are sft, more" in capsys.readouterr().err
 
 
 COUNTED = ("majority", "majority_per_owner")
