@@ -56,6 +56,6 @@ def read(stage: Path) -> Said | None:
     raw, kept = raw[good], [about[place] for place in good]
     found = calibrate.read(stage)
     bare = found.method == "none" or not len(raw)
-    calibrated = raw if bare else calibrate.apply(found, final.logs(raw))
+    calibrated = raw if bare else calibrate.calibrated(found, raw)
     ids, users = [each for each, _ in kept], [user for _, user in kept]
     return Said(ids, users, actual[good], raw, calibrated, found.method, len(about) - len(good))

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mlx_email import config, final
+from mlx_email import config
 from mlx_email.evaluate import acting, calibrate, metrics, predictions
 from mlx_email.labels.schema import COLUMNS, Row
 
@@ -79,8 +79,10 @@ def stage_of(run: Path, name: str, method: str, rows: list[Row], seed: int, goal
         predictions.write(folder / f"{split}.csv", part, said[split])
     if goals:
         target = {split: metrics.targets(part) for split, part in parts.items()}
-        found = calibrate.fit(final.logs(said["validation"]), target["validation"], "temperature")
-        p = {split: calibrate.apply(found, final.logs(each)) for split, each in said.items()}
+        found = calibrate.fit(
+            np.log(np.maximum(said["validation"], calibrate.TINY)), target["validation"], "temperature"
+        )
+        p = {split: calibrate.calibrated(found, each) for split, each in said.items()}
         free = config.Acting(goals=goals, certainty=None, most_cost=10.0)
         rules = acting.choose(p["validation"], target["validation"], free)
         calibrate.write(folder, found)
