@@ -14,7 +14,7 @@ GOAL = 0.95  # of actions done alone that are to be right
 
 def verdict(run: Run) -> Html:
     """The headline, and the numbers beside it."""
-    return element("div", _headline(run), parts.tiles(_facts(run)), id="verdict")
+    return element("div", _headline(run), parts.tiles(_facts(run)), _beaten(run), id="verdict")
 
 
 def policy(run: Run) -> Stage | None:
@@ -97,18 +97,29 @@ def _facts(run: Run) -> list[tuple[str, str, str]]:
         beside = f"95% interval {between(pair(told, 'test', 'accuracy_interval'))}"
         on = f" of {many(int(messages), 'message')}" if messages else ""
         found.append(("Right on all mail", percent(value), beside + on))
-    beside = [
-        (value, what)
-        for name, (*_, what) in BASELINES.items()
-        if name != BEST and (value := finite(run.baselines, name)) is not None
-    ]
-    if beside:
-        found.append(("Without this model", percent(max(beside)[0]), max(beside)[1]))
+    if (beside := _beside(run)) is not None:
+        found.append(("Without this model", percent(beside[0]), beside[1]))
     if (best := finite(run.baselines, BEST)) is not None:
         found.append(("Best possible", percent(best), "as the embedded mailbox's owners slip in the rest"))
     if run.said is not None and len(run.said.ids):
         found.append(_trust(run.said))
     return found
+
+
+def _beside(run: Run) -> tuple[float, str] | None:
+    """The best of what needs no language model."""
+    known = ((finite(run.baselines, name), what) for name, (*_, what) in BASELINES.items() if name != BEST)
+    return max(((value, what) for value, what in known if value is not None), default=None)
+
+
+def _beaten(run: Run) -> Html:
+    """That the policy is not worth its trouble, where it is not."""
+    stage, beside = policy(run), _beside(run)
+    value = finite(stage.told, "test", "accuracy") if stage else None
+    if value is None or beside is None or beside[0] < value:
+        return Html()
+    said = f"It is not better than what needs no language model: {beside[1]} is right {percent(beside[0])} of the time."
+    return paragraph(said, kind="warning")
 
 
 def _trust(said: Said) -> tuple[str, str, str]:

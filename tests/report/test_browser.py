@@ -130,26 +130,33 @@ def test_reports_fit_and_ask_for_nothing(browser, pages):
     assert charts == {"long.html": 10, "tables.html": 0, "owners.html": 5, "bad.html": 10}
 
 
-@pytest.mark.parametrize(
-    ("planted", "wrong"),
-    [
-        ('<img src="https://elsewhere.example/x.png">', "console"),
-        ("<script>document.title = 'run'</script>", "console"),
-        ('<link rel="stylesheet" href="https://elsewhere.example/x.css">', "console"),
-        ('<div style="width:2000px">wide</div>', "overflow"),
-        ("<p>" + "w" * 500 + "</p><style>body { overflow-wrap: normal !important }</style>", "overflow"),
-        ('<svg viewBox="0 0 10 10" class="chart" role="img"><text x="9">far too long</text></svg>', "chart"),
-    ],
-)
-def test_what_would_be_wrong_is_seen(browser, pages, planted, wrong):
-    """Planted faults: each of these in the page is found."""
-    (pages / "planted.html").write_text((pages / "tables.html").read_text().replace("</main>", f"{planted}</main>"))
-    found, said = seen(browser, pages, ["planted.html"], widths=(390,))
-    if wrong == "console":
-        assert len(said) == 1 and "Content Security Policy" in said[0]
-    else:
-        with pytest.raises(AssertionError):
-            fits(found[0])
+PLANTED = {
+    '<img src="https://elsewhere.example/x.png">': "console",
+    "<script>document.title = 'run'</script>": "console",
+    '<link rel="stylesheet" href="https://elsewhere.example/x.css">': "console",
+    '<div style="width:2000px">wide</div>': "overflow",
+    "<p>" + "w" * 500 + "</p><style>body { overflow-wrap: normal !important }</style>": "overflow",
+    '<svg viewBox="0 0 10 10" class="chart" role="img"><text x="9">far too long</text></svg>': "chart",
+    '<svg viewBox="0 0 90 90" class="chart"><text y="20" style="fill: var(--paper)">x</text></svg>': "chart",
+}
+
+
+def test_what_would_be_wrong_is_seen(browser, pages):
+    """Planted faults: each of these in the page is found, and nothing in the page without them."""
+    text = (pages / "tables.html").read_text()
+    for number, planted in enumerate(("", *PLANTED)):
+        (pages / f"planted-{number}.html").write_text(text.replace("</main>", f"{planted}</main>"))
+    names = [f"planted-{number}.html" for number in range(len(PLANTED) + 1)]
+    found, said = seen(browser, pages, names, widths=(390,))
+    fits(found[0])
+    for name, record, (planted, wrong) in zip(names[1:], found[1:], PLANTED.items(), strict=True):
+        complaints = [line for line in said if name in line]
+        if wrong == "console":
+            assert len(complaints) == 1 and "Content Security Policy" in complaints[0], planted
+        else:
+            assert not complaints
+            with pytest.raises(AssertionError):
+                fits(record)
 
 
 def test_without_its_policy_a_page_would_run_what_stands_in_it(browser, pages):

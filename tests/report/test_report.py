@@ -106,6 +106,13 @@ def test_never_for_want_of_validation_mail(run):
     assert said_.startswith("0%of the mail") and "there is no validation mail" in said_
 
 
+def test_a_policy_that_a_baseline_beats_is_said_to_be(run, whole):
+    assert not whole.all("p", **{"class": "warning"})
+    change(run / "metrics.json", test={"baselines": {"majority": 0.3, "tfidf": 0.99, "best_possible": 0.995}})
+    ((_, warning),) = page(run).all("p", **{"class": "warning"})
+    assert "TF-IDF, logistic regression is right 99.0%" in warning
+
+
 def test_without_rules_the_headline_is_the_accuracy(short):
     found = page(short)
     measured = json.loads((short / "metrics.json").read_text())["stages"]["sft"]["test"]
