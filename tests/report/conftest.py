@@ -79,9 +79,7 @@ def stage_of(run: Path, name: str, method: str, rows: list[Row], seed: int, goal
         predictions.write(folder / f"{split}.csv", part, said[split])
     if goals:
         target = {split: metrics.targets(part) for split, part in parts.items()}
-        found = calibrate.fit(
-            np.log(np.maximum(said["validation"], calibrate.TINY)), target["validation"], "temperature"
-        )
+        found = calibrate.fit(np.log(said["validation"]), target["validation"], "temperature")
         p = {split: calibrate.calibrated(found, each) for split, each in said.items()}
         free = config.Acting(goals=goals, certainty=None, most_cost=10.0)
         rules = acting.choose(p["validation"], target["validation"], free)
