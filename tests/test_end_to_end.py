@@ -69,6 +69,8 @@ def test_the_run_folder_is_complete_and_private(run):
         "sft/gate.json",
         "sft/validation.csv",
         "sft/test.csv",
+        "sft/calibration.json",
+        "sft/acting.json",
         *(f"sft/step-000000/{name}" for name in ("adapters.safetensors", *CHECKPOINT)),
         *(f"sft/step-000012/{name}" for name in ("adapters.safetensors", "optimizer.safetensors", *CHECKPOINT)),
     }

@@ -23,7 +23,7 @@ BETWEEN: Mapping[tuple[Action, Action], float] = {
 }
 
 
-def matrix(changes: Mapping[str, Mapping[str, float]] | None = None) -> np.ndarray:
+def matrix(changes: Mapping[Action, Mapping[Action, float]] | None = None) -> np.ndarray:
     """Costs (5, 5): row = right action, column = the one taken; 0 on the diagonal. `changes` replaces single costs, by
     the right action and the one taken."""
     costs = np.array([[BETWEEN.get((right, said), OF_SAYING[said]) for said in ACTIONS] for right in ACTIONS])

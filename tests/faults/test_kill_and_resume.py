@@ -10,7 +10,7 @@ import msgspec
 import pytest
 import small
 
-from mlx_email import files, pipeline, sealed
+from mlx_email import files, final, pipeline, sealed
 from mlx_email.config import Config, Evaluation, Lora, Sft
 from mlx_email.progress import Progress
 from mlx_email.train import batches, checkpoint, events, loop, session, stage
@@ -235,7 +235,7 @@ PLACES = {
     "between stage.json and the validation": (pipeline, "predict", lambda policy, *_: policy.stage == "a"),
     "between the validation and the verdict": (files, "write_json", writes("a", "gate.json")),
     "before the second stage's lineage": (files, "write_json", writes("b", "lineage.json")),
-    "before the test": (pipeline, "predict", lambda policy, rows, _: (policy.stage, rows[0].split) == ("b", "test")),
+    "before the test": (final, "predict_each", lambda policy, adapters, rows, _: rows[0].split == "test"),
     "between the measuring and a stage's metrics.json": (files, "write_json", writes("b", "metrics.json")),
     "before the run's metrics.json": (files, "write_json", writes("run", "metrics.json")),
 }
