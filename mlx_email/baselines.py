@@ -4,6 +4,7 @@ to the training mail, once a run.
 RUN/baselines.json   what the latter are worth on the test split, and of which table and messages that is
 """
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mlx_email import files
+from mlx_email.errors import MlxEmailError
 from mlx_email.evaluate import fitted, metrics
 from mlx_email.labels.schema import Row, read_rows
 from mlx_email.model import source
@@ -52,7 +54,8 @@ def of_fitted(
             worth = {**metrics.certainty(rows, said), **metrics.shares(rows, said.argmax(axis=1))}
             measured[name] = {"trained_on": len(train), **worth}
     if kept is not None:
-        files.write_json(kept, {**about, "measured": measured})
+        with contextlib.suppress(OSError, MlxEmailError):  # a run that may only be read can be measured too
+            files.write_json(kept, {**about, "measured": measured})
     return measured
 
 

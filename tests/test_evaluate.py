@@ -150,6 +150,18 @@ def test_without_scikit_learn_a_line_says_so(table, monkeypatch, capsys, tmp_pat
     assert capsys.readouterr().err.splitlines() == [baselines.MISSING]
 
 
+def test_a_broken_scikit_learn_is_none(monkeypatch):
+    def broken(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(fitted.importlib, "import_module", broken)
+    assert not fitted.installed()
+
+
+def test_a_run_that_may_only_be_read_is_measured_too(table, tmp_path):
+    assert of_fitted(tmp_path / "absent/baselines.json")["tfidf"]["accuracy"] == pytest.approx(0.7)
+
+
 def test_too_few_messages_say_little(table, capsys):
     assert of_fitted(rows=MAIL[:99]) == of_fitted(count=99) == {} and table == []
     assert "fewer than 100 messages" in capsys.readouterr().err

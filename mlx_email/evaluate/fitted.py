@@ -2,7 +2,7 @@
 had without a language model. Training rows and rows to predict in, probabilities (N, 5) out, the same every time.
 """
 
-import importlib.util
+import importlib
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +21,13 @@ NEVER = -1.0  # hours, of a sender who was not answered yet: not NaN, of which s
 
 
 def installed() -> bool:
-    """Whether scikit-learn is there."""
-    return importlib.util.find_spec("sklearn") is not None
+    """Whether scikit-learn is there, and works."""
+    try:
+        for name in ("sklearn.ensemble", "sklearn.feature_extraction.text", "sklearn.linear_model", "threadpoolctl"):
+            importlib.import_module(name)
+    except Exception:  # whatever a broken installation raises
+        return False
+    return True
 
 
 def tfidf(train: Sequence[Row], rows: Sequence[Row]) -> np.ndarray:
