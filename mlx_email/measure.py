@@ -39,6 +39,11 @@ class Policy:
     calibration: Calibration = NONE  # `predict` gives probabilities before it
 
 
+def evaluate(policy: Policy, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
+    """The metrics of a policy on some messages."""
+    return metrics.summary(rows, predict(policy, rows, progress))
+
+
 def predict(policy: Policy, rows: Sequence[Row], progress: Progress) -> np.ndarray:
     """Probabilities of the five actions, (N, 5), columns in the order of ACTIONS."""
     return predict_each(policy, [Frozen.of(policy.base.model)], rows, progress)[0]
