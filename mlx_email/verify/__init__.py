@@ -11,8 +11,8 @@ from pathlib import Path
 from mlx_email import sealed
 from mlx_email.errors import UserError
 from mlx_email.export import bundle
-from mlx_email.model import lora, reward
-from mlx_email.sealed import MANIFEST
+from mlx_email.model import gguf, lora, reward
+from mlx_email.sealed import MANIFEST, Damaged
 from mlx_email.train import checkpoint
 from mlx_email.verify import run, tables
 from mlx_email.verify.findings import Finding, line, looked_at, plain, refuse
@@ -50,7 +50,15 @@ def _of(path: Path) -> Iterator[Finding]:
     elif tables.is_prepared(path):
         yield looked_at("tables", path, tables.check_folder)
     elif (path / MANIFEST).is_file():
-        yield looked_at("sealed folder", path, sealed.verify)
+        converted = (path / "config.json").is_file()  # a model in the cache
+        yield looked_at(
+            "converted model" if converted else "sealed folder", path, _converted if converted else sealed.verify
+        )
+
+
+def _converted(folder: Path) -> None:
+    if (name := gguf.damaged_file(folder)) is not None:
+        raise Damaged(f"{folder / name} is damaged")
 
 
 def _has_card(folder: Path) -> bool:

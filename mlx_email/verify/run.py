@@ -9,6 +9,7 @@ from typing import Any
 
 from mlx_email import files, sealed
 from mlx_email import gate as gating
+from mlx_email.baselines import FILE as BASELINES
 from mlx_email.evaluate import acting, calibrate
 from mlx_email.evaluate.predictions import COLUMNS
 from mlx_email.final import PREDICTIONS
@@ -73,6 +74,8 @@ def _records(run: Path) -> None:
     about = read_json(run / ENVIRONMENT)
     if lacking := {"base", "data"} - about.keys():
         raise Damaged(f"{run / ENVIRONMENT} has no {min(lacking)}")
+    if (run / BASELINES).is_file() and read_json(run / BASELINES)["data"] != about["data"]:
+        raise Damaged(f"{run / BASELINES} is of another table than {run / ENVIRONMENT} says")
     *lines, _ = (run / EVENTS).read_bytes().split(b"\n") if (run / EVENTS).is_file() else [b""]  # the last may be torn
     for number, text in enumerate(lines, 1):
         if not isinstance(json.loads(text), dict):

@@ -285,6 +285,27 @@ def test_a_reward_model_by_itself(folder, tmp_path):
         (alone / name).write_bytes(whole)
 
 
+def test_a_converted_model_in_the_cache(tmp_path):
+    """As `model.gguf` leaves it: its manifest is of another form."""
+    cached = small.write_model(tmp_path / "cached")
+    sums = {path.name: files.sha256(path) for path in cached.iterdir()}
+    files.write_json(cached / "manifest.json", {"source": "0" * 64, "files": sums})
+    assert [(found.kind, found.damage) for found in verify.check(tmp_path)] == [("converted model", None)]
+    for path in sorted(cached.iterdir()):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-20])
+        assert [path.name in said for said in damages(cached)] == [True]
+        path.write_bytes(whole)
+
+
+def test_baselines_of_another_table_are_found(folder, tmp_path):
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    data = json.loads((run / "environment.json").read_bytes())["data"]
+    for said, wrong in ((data, False), (data[::-1], True)):
+        (run / "baselines.json").write_text(json.dumps({"data": said, "measured": {}}))
+        assert bool(damages(run)) == wrong
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("column", ["action", "date", "history_kept"])
 def test_a_table_with_other_columns_is_found(column, folder, tmp_path):
