@@ -20,7 +20,6 @@ from mlx_email import collect, files, jobs, measure, pipeline
 from mlx_email import config as configuration
 from mlx_email.algorithms import Context
 from mlx_email.config import Config, Dpo, Grpo, Kto, Reward, RewardTerm, Stage
-from mlx_email.evaluate import metrics
 from mlx_email.labels.examples.contrasts import contrasts
 from mlx_email.labels.prepare import FEATURES
 from mlx_email.labels.schema import ACTIONS, Row, predicted_action
@@ -120,7 +119,7 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
         found |= ranking(", owner kept to the rule", kept_to)
         found |= {"the same by how often an action is taken": blind(train_rows, followed)}
     elif isinstance(stage, Grpo):
-        after = measured(measure.Policy(base, words, config, stage.name), begin.rows, progress)
+        after = measure.evaluate(measure.Policy(base, words, config, stage.name), begin.rows, progress)
         gained = after["accuracy"] - begin.measured["accuracy"]
         found = {
             "accuracy after": after["accuracy"],
@@ -132,7 +131,7 @@ def alone(begin: Start, stage: Stage, seed: int, progress: Progress) -> dict[str
     else:
         (said,) = [event for event in events.read(run) if event["event"] == "validation"]
         chosen, rejected = ("chosen", "rejected") if isinstance(stage, Dpo) else ("desirable", "undesirable")
-        after = measured(measure.Policy(base, words, config, stage.name), begin.rows, progress)
+        after = measure.evaluate(measure.Policy(base, words, config, stage.name), begin.rows, progress)
         found = {
             "loss": said["val/loss"],
             "reward margin": said[f"val/rewards/{chosen}"] - said[f"val/rewards/{rejected}"],
@@ -148,11 +147,6 @@ def blind(train_rows: Sequence[Row], rows: Sequence[Row]) -> float:
     taken = Counter(predicted_action(row.action, row.response_time_hours) for row in train_rows)
     made = contrasts(rows, 0, per_message=len(ACTIONS) - 1)
     return statistics.fmean(taken[each.chosen] > taken[each.rejected] for each in made)
-
-
-def measured(policy: measure.Policy, rows: Sequence[Row], progress: Progress) -> dict[str, Any]:
-    """The metrics of a policy on some messages."""
-    return metrics.summary(rows, measure.predict(policy, rows, progress))
 
 
 def ranking(where: str, measured: dict[str, Any]) -> dict[str, float]:
