@@ -13,7 +13,7 @@ def training(record: dict[str, Any], run: Path) -> str:
     lines = ["accuracy on messages later than all those trained on", ""]
     if counts := [stage["test"]["messages"] for stage in record["stages"].values() if "accuracy" in stage["test"]]:
         lines = [f"accuracy on {counts[0]} messages, later than all those trained on", ""]
-    lines += _baseline_lines(baselines)
+    lines += baseline_lines(baselines)
     lines += [_stage_line(name, stage) for name, stage in record["stages"].items()]
     if "best_possible" in baselines:
         lines.append(f"  {'best possible':30s} {baselines['best_possible']:.3f}")
@@ -32,7 +32,8 @@ BASELINES = {
 }
 
 
-def _baseline_lines(baselines: dict[str, Any]) -> list[str]:
+def baseline_lines(baselines: dict[str, Any]) -> list[str]:
+    """What needs no language model, a line each."""
     return [_accuracy_line(title, baselines["measured"][key]) for key, title in BASELINES.items() if key in baselines]
 
 
@@ -72,7 +73,7 @@ def _accuracy_line(name: str, summary: dict[str, Any]) -> str:
 def evaluation(record: dict[str, Any]) -> str:
     """What was measured of one run."""
     lines = [f"{record['run']}: stage {record['stage']}, {record['messages']} messages of the {record['split']} split"]
-    lines += _baseline_lines(record["baselines"])
+    lines += baseline_lines(record["baselines"])
     lines.append(_accuracy_line(record["stage"], record))
     if "best_possible" in record["baselines"]:
         lines.append(f"  {'best possible':30s} {record['baselines']['best_possible']:.3f}")
