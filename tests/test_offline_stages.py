@@ -15,6 +15,8 @@ from mlx_email.model import reward
 from mlx_email.train import events
 from mlx_email.train import run as runs
 
+pytestmark = pytest.mark.slow  # they share a run of several stages
+
 SHORT = "max_steps: 3, batch_size: 4, accumulation: 1, log_every: 1, learning_rate: 1.0e-3"
 NAMES = ("sft", "reward", "dpo", "kto", "temporal")
 STAGES = f"stages=[{', '.join(f'{{algorithm: {name}, {SHORT}}}' for name in NAMES)}]"
@@ -118,7 +120,6 @@ def killed_at(monkeypatch, stage: str, step: int) -> None:
     monkeypatch.setattr(pipeline, "train_stage", training)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["reward", "dpo", "kto", "temporal"])
 def test_killed_in_any_stage_the_run_ends_the_same(stage, folder, run, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
@@ -141,7 +142,6 @@ def test_a_run_with_a_reward_model_only_has_no_policy(folder, tmp_path, capsys):
         assert "has a reward model only" in capsys.readouterr().err
 
 
-@pytest.mark.slow
 def test_stages_can_be_chosen_by_name(folder, tmp_path, capsys):
     assert main([*train(folder / "table", tmp_path / "run"), "--stage", "dpo"]) == 0
     assert list(json.loads(capsys.readouterr().out)["stages"]) == ["dpo"]

@@ -11,6 +11,8 @@ from mlx_email.algorithms import grpo
 from mlx_email.cli import main
 from mlx_email.train import events, rejection, session
 
+pytestmark = pytest.mark.slow  # they share a run of several stages
+
 SHORT = "max_steps: 2, batch_size: 2, accumulation: 1, log_every: 1, learning_rate: 1.0e-3"
 REWARDS = "validate_every: 2, rewards: [{function: learned}, {function: action, weight: 2}]"
 BEST = (
@@ -91,7 +93,6 @@ def test_what_was_kept_is_data(run):
     assert prompts[0] != prompts[1]  # drawn anew in each iteration
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["exact", "rsf-2"])
 def test_killed_in_any_stage_the_run_ends_the_same(stage, folder, run, tmp_path, monkeypatch):
     honest = pipeline.train_stage
@@ -110,7 +111,6 @@ def test_killed_in_any_stage_the_run_ends_the_same(stage, folder, run, tmp_path,
         assert small.outcome(tmp_path / "cut", name) == small.outcome(run, name), name
 
 
-@pytest.mark.slow
 def test_no_iteration_follows_one_that_is_good_enough(folder, tmp_path, capsys):
     iterations = f"{{algorithm: rsf, {BEST}, stop_accuracy: 0.0}}"
     few = iterations.replace("iterations: 2", "iterations: 3, validate_every: 1")

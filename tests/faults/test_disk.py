@@ -163,6 +163,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_files_of_a_limited_size(warm, whole, killed, tmp_path):
     """The system itself refuses: every file of a checkpoint in turn is cut where it does not fit any more."""
     process = warm.run(LIMITED, killed, tmp_path)

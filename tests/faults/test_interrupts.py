@@ -11,6 +11,7 @@ import pytest
 from mlx_email import cli, files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 130), (signal.SIGINT, 130)])
 def test_a_signal_while_mail_is_read(sent, code, tmp_path):
     program = "import sys; from mlx_email.cli import main; sys.exit(main(sys.argv[1:]))"
