@@ -35,7 +35,9 @@ def of_fitted(
     """
     about = {"data": data, "split": rows[0].split, "messages": len(rows)}
     if kept is not None and kept.is_file():
-        before = source.read_object(kept)
+        before: dict[str, Any] = {}
+        with contextlib.suppress(MlxEmailError):  # a damaged one is made again
+            before = source.read_object(kept)
         if {name: before.get(name) for name in about} == about and isinstance(before.get("measured"), dict):
             return before["measured"]
     if min(len(rows), train_count) < FEWEST:

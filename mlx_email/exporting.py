@@ -53,7 +53,7 @@ def export(
     with files.publish(out) as folder:
         policy = open_policy(given)
         asked = _asked(policy, strategy)
-        rows = few_rows(table, "validation", MESSAGES) or few_rows(table, "test", MESSAGES)
+        rows = few_rows(table, "validation", MESSAGES) or few_rows(table, "train", MESSAGES)
         if not rows:
             raise DataError(f"{table} has no mail to measure the export on")
         stored = fuse.stored_types(policy.base.folder)

@@ -41,7 +41,8 @@ def test(
     known = {}
     for stage in stages:
         before = tested(run.folder, stage).get("test", {})
-        if before.get("of_messages", before.get("messages")) == len(rows):
+        there = isinstance(stage, Reward) or _told(run.folder / stage.name / PREDICTIONS, len(rows))
+        if before.get("of_messages", before.get("messages")) == len(rows) and there:
             known[stage.name] = before
     asked = [stage.name for stage in stages if stage.name not in known and not isinstance(stage, Reward)]
     said = dict(zip(asked, said_by(run, asked, rows), strict=True)) if asked else {}
@@ -60,6 +61,11 @@ def test(
             known[stage.name] = found
         acts = {} if isinstance(stage, Reward) else acting_of(run, stage, rows)
         yield stage.name, {**known[stage.name], **acts}
+
+
+def _told(file: Path, messages: int) -> bool:
+    """Whether a table of predictions is there, of so many messages."""
+    return file.is_file() and len(predictions.read(file)) == messages
 
 
 def said_by(run: Run, stages: Sequence[str], rows: Sequence[Row]) -> np.ndarray:

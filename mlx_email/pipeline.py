@@ -163,6 +163,7 @@ def follow(run: Run, *, force: bool = False) -> dict[str, Any]:
         done = [stage for stage in run.config.stages if stage.name in record["stages"]]
         for name, found in final.test(run, done, test_rows, priority.by_action(known)):
             record["stages"][name]["test"] = found
+        files.write_json(run.folder / runs.METRICS, record)  # what is fitted may take a while, or fail
         kept = run.folder / baselines.FILE
         fitted = baselines.of_fitted(table, run.identity["data"], len(known), test_rows, kept, run.progress)
         record["test"]["baselines"] = baselines.joined(record["test"]["baselines"], fitted)

@@ -28,8 +28,6 @@ from mlx_email.train import run as runs
 from mlx_email.train.run import DATA
 from mlx_email.watch import watch
 
-GOAL = 0.95  # how often an action that is taken alone must be right, where nothing else is asked for
-
 
 @dataclass(frozen=True)
 class Question:
@@ -37,7 +35,7 @@ class Question:
 
     run: Path
     owner: str | None = None  # whose mailbox it is, where neither the run nor the source says it
-    goal: float | None = None  # None: GOAL where the run has rules for it, else its strictest
+    goal: float | None = None  # None: the usual one (`acting.usual`)
     explain: bool = False
 
 
@@ -141,13 +139,10 @@ class _Opened:
 def _open(asked: Question) -> _Opened:
     policy = trained.open_policy(asked.run)
     rules = acting.read(trained.place(asked.run)[0] / policy.stage)
-    known = [each.goal for each in rules.goals] if rules else []
+    usual = acting.usual(rules) if rules else None
     if asked.goal is not None:
-        acting.rule_of(rules or acting.Rules(), asked.goal)
-    elif not known:
-        rules = None
-    goal = asked.goal if asked.goal is not None else GOAL if GOAL in known or not known else max(known)
-    return _Opened(policy, rules, goal)
+        return _Opened(policy, rules, acting.rule_of(rules or acting.Rules(), asked.goal).goal)
+    return _Opened(policy, rules, usual.goal) if usual else _Opened(policy, None, acting.GOAL)
 
 
 def _predictions(

@@ -85,9 +85,9 @@ def _acting_lines(goals: dict[str, Any]) -> list[str]:
     """On how much of the mail it may act alone, a line a goal."""
     lines = []
     for goal, rule in goals.items():
-        wanted = f"to be right {float(goal):.0%} of the time"
+        wanted = f"to be right {100 * float(goal):g}% of the time"
         if rule["threshold"] is None:
-            lines.append(f"{wanted}, it may not act alone: on validation mail no confidence was enough for that")
+            lines.append(f"{wanted}, it may not act alone: on validation mail no confidence was clearly enough")
             continue
         sure = f"it may be believed on {rule['coverage']:.0%} of the mail (right on {rule['accuracy']:.1%} of that)"
         lines.append(f"{wanted}, {sure}; alone it acts on {rule['acts']:.0%} ({rule['acts_accuracy']:.1%})")

@@ -43,6 +43,8 @@ def open_policy(path: Path, *, beside: Policy | None = None) -> Policy:
     """
     run, name = place(path)
     if bundle.is_exported(run):
+        if name is not None:
+            raise UserError(f"{run} is an exported model: it has no stages to choose from")
         return _exported(run)
     config = runs.open_run(run)
     stage = runs.policy_of(run, config, name)
@@ -87,7 +89,7 @@ def evaluate(paths: Sequence[Path], data: Path | None, split: Split, progress: P
     models have no data of their own. Those with the same base share it."""
     if data is None:
         for path in paths:
-            if bundle.is_exported(path):
+            if bundle.is_exported(place(path)[0]):
                 raise UserError(f"{path} is an exported model, which has no mail: name a prepared folder with --data")
     policy, found = None, []
     for path in paths:

@@ -21,6 +21,7 @@ from mlx_email.evaluate import coverage
 from mlx_email.labels.schema import ACTIONS
 
 FILE = "acting.json"
+GOAL = 0.95  # how often what is done alone must be right, where nothing else is asked for
 FEWEST = 10  # validation messages of an action, above the threshold: of fewer nothing is known of it
 
 
@@ -88,6 +89,12 @@ def may_act(rules: Rules, goal: float, probabilities: np.ndarray) -> np.ndarray:
     known = np.isin(said, [ACTIONS.index(name) for name in rule.actions])
     cost = costing.expected(probabilities, np.array(rules.costs))[np.arange(len(said)), said]
     return (probabilities.max(axis=1) >= rule.threshold) & known & (cost <= rules.most_cost)
+
+
+def usual(rules: Rules) -> Goal | None:
+    """The rule to go by where no goal is asked for: that of GOAL, or the strictest; None where there is none."""
+    known = {each.goal: each for each in rules.goals}
+    return known.get(GOAL) or (known[max(known)] if known else None)
 
 
 def rule_of(rules: Rules, goal: float) -> Goal:

@@ -65,7 +65,8 @@ def apply(calibration: Calibration, logps: np.ndarray) -> np.ndarray:
     if calibration.method == "isotonic":
         columns = zip(np.exp(logps).T, calibration.steps, strict=True)
         heights = [np.array(height)[np.searchsorted(begin, p, side="right") - 1] for p, (begin, height) in columns]
-        found = np.maximum(np.stack(heights, axis=1), FLOOR)
+        # On steps of the same height the action that was likelier before stays so.
+        found = np.maximum(np.stack(heights, axis=1), FLOOR) + TIE * np.exp(logps)
         return found / found.sum(axis=1, keepdims=True)
     scaled = logps * np.array(calibration.weights) / calibration.temperature + np.array(calibration.biases)
     return np.exp(_normalised(scaled))
@@ -73,6 +74,7 @@ def apply(calibration: Calibration, logps: np.ndarray) -> np.ndarray:
 
 TINY = 1e-300
 FLOOR = 1e-4  # the least probability of isotonic: nothing is impossible because it did not happen in the validation
+TIE = 1e-6
 RIDGE = 1e-3  # pulls vector scaling towards no scaling, where an action hardly happens; nats for a distance of 1
 LOWEST = np.log(1e-12)  # of a log-probability: one of -inf would stay so at any temperature
 
@@ -84,11 +86,17 @@ def _normalised(logps: np.ndarray) -> np.ndarray:
 
 
 def _temperature(logps: np.ndarray, target: np.ndarray) -> float:
-    """The likelihood is concave in 1 / T: its slope, mean of l[target] - E[l], has one zero, which is bisected for."""
-    chosen = logps[np.arange(len(target)), target].mean()
+    """The likelihood is concave in 1 / T: its slope, mean of l[target] - E[l], has one zero, which is bisected for.
+
+    One message more is reckoned with, which is as sure as it should be: else mail that is all right would make every
+    confidence 1, whatever it was.
+    """
+    own = (np.exp(logps) * logps).sum(axis=1).mean()
+    chosen = logps[np.arange(len(target)), target].sum() + own
 
     def slope(inverse: float) -> float:
-        return float(chosen - (np.exp(_normalised(logps * inverse)) * logps).sum(axis=1).mean())
+        expected = (np.exp(_normalised(logps * inverse)) * logps).sum(axis=1)
+        return float(chosen - expected.sum() - expected.mean())
 
     low, high = np.log(1 / HOTTEST), np.log(HOTTEST)
     for _ in range(60):
@@ -97,7 +105,7 @@ def _temperature(logps: np.ndarray, target: np.ndarray) -> float:
     return float(np.exp(-(low + high) / 2))
 
 
-HOTTEST = 100.0  # temperatures lie between this and its inverse: mail that is all right would want none
+HOTTEST = 100.0  # temperatures lie between this and its inverse
 
 
 def _vector(logps: np.ndarray, target: np.ndarray) -> tuple[Five, Five]:

@@ -26,24 +26,35 @@ def threshold(
 ) -> float | None:
     """The lowest confidence from which on messages are right `goal` of the time; None where there is none.
 
-    With `certainty` (0.9) only where chance alone would hardly make it look so: were their true accuracy below the
-    goal, so many right ones would come up in less than 1 - certainty of all cases (one-sided Clopper-Pearson bound).
+    With `certainty` (0.9) one that does not merely look so: a threshold that misses the goal is chosen in at most 1 -
+    certainty of all cases. Thresholds are tried from a high one down, each by a binomial test, up to the first that
+    fails: in such a fixed sequence no test takes anything from the others (Angelopoulos et al. 2021, arXiv 2110.01052,
+    section 2.1). The first has as many messages above it as could be with FORGIVEN of them wrong.
     """
     order = np.argsort(-confidence, kind="stable")
-    sure = confidence[order]
-    for count, share in zip(*_prefixes(sure, right[order]), strict=True):
-        if share < goal:
-            continue
-        wrong = count - round(share * count)
-        if certainty is None or at_most(wrong, count, 1 - goal) <= 1 - certainty:
-            return float(sure[count - 1])
-    return None
-
-
-def _prefixes(sure: np.ndarray, right: np.ndarray) -> tuple[list[int], list[float]]:
-    """Counts and shares right of the messages above each threshold, the most messages first."""
+    sure, correct = confidence[order], right[order].cumsum()
     ends = np.flatnonzero(np.append(sure[1:] != sure[:-1], True)) + 1 if len(sure) else np.zeros(0, int)
-    return ends[::-1].tolist(), (right.cumsum()[ends - 1] / ends)[::-1].tolist() if len(ends) else []
+    if certainty is None:
+        reached = ends[correct[ends - 1] >= goal * ends - ROUNDING]
+        return float(sure[reached[-1] - 1]) if len(reached) else None
+    found = None
+    for count in _sequence(ends, goal, certainty):
+        if at_most(count - int(correct[count - 1]), count, 1 - goal) > 1 - certainty:
+            break
+        found = float(sure[count - 1])
+    return found
+
+
+FORGIVEN = 2  # errors among the messages above the first threshold that is tried: were it 0, one would end it all
+STEPS = 25  # thresholds that are tried, at most
+ROUNDING = 1e-9
+
+
+def _sequence(ends: np.ndarray, goal: float, certainty: float) -> list[int]:
+    """How many messages lie above each threshold that is tried; it depends on none of what was right."""
+    enough = [count for count in ends.tolist() if at_most(FORGIVEN, count, 1 - goal) <= 1 - certainty]
+    places = np.unique(np.linspace(0, len(enough) - 1, STEPS).round().astype(int)) if enough else []
+    return [enough[place] for place in places]
 
 
 def at_most(wrong: int, count: int, risk: float) -> float:

@@ -20,7 +20,7 @@ def under_each(model: nn.Module, policies: Sequence[Frozen], compute: Callable[[
     `compute` runs the model on the same inputs, in the same order, every time.
     """
     found = []
-    with _remembering(model) as tape:
+    with _remembering(_trunk(model) if len(policies) > 1 else []) as tape:
         for policy in policies:
             policy.put_on(model)
             found.append(compute())
@@ -42,9 +42,9 @@ class _Tape:
 
 
 @contextmanager
-def _remembering(model: nn.Module) -> Generator[_Tape]:
-    """Let the layers before the first with an adapter compute only in a first pass."""
-    tape, trunk = _Tape(), _trunk(model)
+def _remembering(trunk: Sequence[nn.Module]) -> Generator[_Tape]:
+    """Let these layers compute only in a first pass."""
+    tape = _Tape()
     for number, layer in enumerate(trunk):
         layer.__class__ = _remembered(type(layer))
         layer._tape, layer._number = tape, number

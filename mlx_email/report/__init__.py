@@ -38,6 +38,7 @@ def attempt(run: Path, note: Callable[[str], object]) -> None:
     try:
         file = write(run)
     except Exception as error:
+        (run / FILE).unlink(missing_ok=True)  # it would tell of what is no longer so
         said = " ".join(str(error).split())
         note(f"warning: no {run / FILE} ({type(error).__name__}: {said}): mlx-email report {run} tries again")
     else:

@@ -7,7 +7,7 @@ from mlx_email.report.draw import COLOURS, panel, svg
 from mlx_email.report.numbers import Bin, Risk, gap, thinned
 from mlx_email.report.parts import Key
 from mlx_email.report.read import Series
-from mlx_email.report.tags import Html, percent, shortened
+from mlx_email.report.tags import Html, percent, shortened, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -116,7 +116,7 @@ def risk(found: Risk) -> Html:
         _shares(axes, "x")
         _shares(axes, "y")
 
-    said = [f"{percent(goal, 0)} right on {percent(reached)}" for goal, reached in found.goals.items()]
+    said = [f"{whole(goal)} right on {percent(reached)}" for goal, reached in found.goals.items()]
     label = f"Share of right answers among the surest messages: {', '.join(said)} of mail."
     return svg("risk", WIDTH, 280, label, paint)
 

@@ -11,7 +11,7 @@ from mlx_email.report.numbers import Bin
 from mlx_email.report.parts import WORDS, figure, folded, many, paragraph, section
 from mlx_email.report.read import Run
 from mlx_email.report.said import Said
-from mlx_email.report.tags import NOTHING, Html, element, number, percent, table
+from mlx_email.report.tags import NOTHING, Html, element, number, percent, table, whole
 
 GOALS = (0.9, 0.95, 0.99)
 CURVE = (
@@ -28,7 +28,7 @@ def acting(run: Run, said: Said, *, drawn: bool) -> Html:
     """On how much of the mail it may act alone, at several goals."""
     goals = [each.goal for each in run.rules.goals] if run.rules else list(GOALS)
     found = numbers.risk(said, goals)
-    lines = [(percent(goal, 0), percent(reached)) for goal, reached in found.goals.items()]
+    lines = [(whole(goal), percent(reached)) for goal, reached in found.goals.items()]
     seen = table(("Right", "of so much of the test mail"), lines, label="Coverage of the test mail")
     keys = [("c1", 0, "share right, by share of mail"), ("muted", 2, "goal"), ("c2", 4, "where the goal is met")]
     chart = figure(lambda: charts.risk(found), seen, drawn=drawn, keys=keys)
@@ -50,7 +50,7 @@ def _rules(rules: Rules) -> list[Html]:
 def _rule(rule: Goal) -> tuple[object, ...]:
     acts = rule.test.get("acts")
     return (
-        percent(rule.goal, 0),
+        whole(rule.goal),
         "never" if rule.threshold is None else percent(rule.threshold),
         percent(acts),
         percent(rule.test.get("acts_accuracy")) if acts else None,

@@ -104,6 +104,15 @@ def percent(value: float | None, digits: int = 1) -> str:
     return NOTHING if value is None else f"{value:.{digits}%}"
 
 
+def whole(goal: float) -> str:
+    """A share that somebody has set, as they would say it.
+
+    >>> whole(0.95), whole(0.995)
+    ('95%', '99.5%')
+    """
+    return f"{100 * goal:g}%"
+
+
 def number(value: float | None) -> str:
     """
     >>> number(12345), number(0.123456)

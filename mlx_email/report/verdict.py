@@ -1,15 +1,14 @@
 """The one thing that a report is read for: may it act alone, and on how much of the mail."""
 
+from mlx_email.evaluate import acting
 from mlx_email.evaluate.acting import Goal
 from mlx_email.report import parts
 from mlx_email.report.numbers import gap, reliability, wilson
 from mlx_email.report.parts import WORDS, listed, many, paragraph, strong
 from mlx_email.report.read import Run, Stage, finite, pair
 from mlx_email.report.said import Said
-from mlx_email.report.tags import NOTHING, Html, between, element, percent
+from mlx_email.report.tags import NOTHING, Html, between, element, percent, whole
 from mlx_email.report.training import BASELINES, BEST
-
-GOAL = 0.95  # of actions done alone that are to be right
 
 
 def verdict(run: Run) -> Html:
@@ -23,7 +22,7 @@ def policy(run: Run) -> Stage | None:
 
 
 def _headline(run: Run) -> Html:
-    rule = min(run.rules.goals, key=lambda each: abs(each.goal - GOAL)) if run.rules and run.rules.goals else None
+    rule = acting.usual(run.rules) if run.rules else None
     if policy(run) is None:
         return _card("none", NOTHING, "There is no policy to judge.", "No stage has given one that was kept.")
     if rule is None:
@@ -37,7 +36,7 @@ def _headline(run: Run) -> Html:
 
 def _why(run: Run, rule: Goal) -> str:
     """Why it never acts."""
-    stage, goal = policy(run), percent(rule.goal, 0)
+    stage, goal = policy(run), whole(rule.goal)
     chosen_on = finite(stage.told, "validation", "messages") if stage else None
     if rule.threshold is not None:
         return f"no message of the test mail met what it takes to be right {goal} of the time"
@@ -49,7 +48,7 @@ def _why(run: Run, rule: Goal) -> str:
 
 def _acts(run: Run, rule: Goal, share: float, right: float) -> Html:
     """What the rule promised, and what it did on the test mail."""
-    goal, messages = percent(rule.goal, 0), run.said.left_out + len(run.said.ids) if run.said else 0
+    goal, messages = whole(rule.goal), run.said.left_out + len(run.said.ids) if run.said else 0
     acted = round(share * messages)
     low, high = wilson(round(right * acted), acted)
     if right >= rule.goal:

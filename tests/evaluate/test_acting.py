@@ -42,11 +42,32 @@ def test_at_most_is_the_binomial_sum(count, data):
 
 
 def test_certainty_asks_for_more_than_the_goal():
-    """100 messages of which 95 were right reach 0.95, but may well have done so by chance."""
-    confidence, right = np.full(100, 0.9), np.arange(100) >= 5
+    """200 messages of which 190 were right reach 0.95, but may well have done so by chance."""
+    confidence, right = np.full(200, 0.9), np.arange(200) >= 10
     assert coverage.threshold(confidence, right, 0.95) == 0.9
     assert coverage.threshold(confidence, right, 0.95, certainty=0.9) is None
-    assert coverage.threshold(confidence, np.arange(100) >= 1, 0.95, certainty=0.9) == 0.9
+    assert coverage.threshold(confidence, np.arange(200) >= 5, 0.95, certainty=0.9) == 0.9
+
+
+def test_thresholds_are_tried_from_above_to_the_first_that_fails():
+    """The surest 60 are right, of the next 60 none is, all later ones are: nothing below the gap is looked at."""
+    right = np.r_[np.ones(60), np.zeros(60), np.ones(10_000)].astype(bool)
+    confidence = np.linspace(1, 0, len(right))
+    limit = coverage.threshold(confidence, right, 0.9, certainty=0.8)
+    assert limit is None or limit >= confidence[60]
+    assert coverage.threshold(confidence, right, 0.9) == 0.0
+
+
+def test_confidences_that_say_nothing_seldom_find_a_threshold():
+    """Where no threshold reaches the goal, one is found in at most a fifth of all cases; trying every one of them by
+    itself, the planted fault, finds one far more often."""
+    rng, found, planted = np.random.default_rng(0), 0, 0
+    for _ in range(200):
+        confidence, right = rng.random(300), rng.random(300) < 0.885
+        found += coverage.threshold(confidence, right, 0.9, certainty=0.8) is not None
+        wrong = np.cumsum(~right[np.argsort(-confidence)])
+        planted += any(coverage.at_most(int(wrong[n - 1]), n, 0.1) <= 0.2 for n in range(10, 300, 5))
+    assert found <= 40 < planted
 
 
 def test_a_certain_threshold_holds_on_other_mail_as_often_as_it_says():
@@ -63,7 +84,7 @@ def test_a_certain_threshold_holds_on_other_mail_as_often_as_it_says():
             limit = coverage.threshold(confidence[some], right[some], 0.95, certainty=certainty)
             if limit is not None:
                 missed[certainty] += after[np.searchsorted(confidence[order], limit)] < 0.95
-    assert missed[0.8] <= 60 and missed[None] >= 80
+    assert missed[0.8] <= 50 and missed[None] >= 80
 
 
 def test_the_curve_by_hand():

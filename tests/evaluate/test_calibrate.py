@@ -39,7 +39,7 @@ def test_temperature_is_where_the_likelihood_is_highest():
     best = nll(calibrate.apply(found, logps * 3), target)
     for temperature in np.geomspace(0.1, 10, 400):
         other = calibrate.Calibration("temperature", temperature=float(temperature))
-        assert best <= nll(calibrate.apply(other, logps * 3), target) + 1e-9
+        assert best <= nll(calibrate.apply(other, logps * 3), target) + 1e-4  # one message more is reckoned with
     off = calibrate.Calibration("temperature", temperature=found.temperature * 1.3)
     assert nll(calibrate.apply(off, logps * 3), target) > best + 1e-4
 
@@ -116,6 +116,24 @@ def test_a_file_that_is_none_says_so(tmp_path):
     (tmp_path / calibrate.FILE).write_text('{"method": "guess"}')
     with pytest.raises(DataError, match="no calibration"):
         calibrate.read(tmp_path)
+
+
+def test_mail_that_was_all_right_does_not_make_everything_certain():
+    """The planted fault: without the message more, the temperature is the lowest there is."""
+    logps, _ = honest(40)
+    found = calibrate.fit(logps, logps.argmax(axis=1), "temperature")
+    assert 0.05 < found.temperature < 1
+    hesitant = np.log(np.array([[0.41, 0.38, 0.1, 0.06, 0.05]]))
+    assert calibrate.apply(found, hesitant).max() < 0.9
+
+
+def test_on_steps_of_one_height_the_likelier_action_stays_so():
+    logps = np.log(np.array([[0.3, 0.05, 0.05, 0.55, 0.05], [0.2, 0.05, 0.05, 0.65, 0.05]] * 20))
+    target = np.array([0, 3] * 20)  # both are right half of the time
+    found = calibrate.fit(logps, target, "isotonic")
+    assert (calibrate.apply(found, logps).argmax(axis=1) == 3).any()
+    flat = calibrate.Calibration("isotonic", steps=(((0.0,), (0.5,)),) * 5)
+    assert calibrate.apply(flat, logps).argmax(axis=1).tolist() == [3, 3] * 20
 
 
 def test_certain_messages_do_not_end_in_infinities():
