@@ -6,7 +6,8 @@ RUN/STAGE/test.csv           what its policy said of those messages (`evaluate.p
          /acting.json        when it may act alone, chosen on validation mail (`evaluate.acting`)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from mlx_email import files, gate, telling
 from mlx_email.config import Reward
+from mlx_email.errors import DataError
 from mlx_email.evaluate import acting, calibrate, metrics, predictions
 from mlx_email.jobs import Run, spread, whole
 from mlx_email.labels.prepare import FEATURES
@@ -87,9 +89,18 @@ def acting_of(run: Run, stage: AnyStage, rows: Sequence[Row]) -> dict[str, Any]:
     calibrated = calibrate.calibrated(found, predictions.read(folder / PREDICTIONS))
     rules = acting.choose(calibrate.calibrated(found, said), target, settings)
     rules = acting.verified(rules, calibrated, metrics.targets(rows))
-    calibrate.write(folder, found)
-    acting.write(folder, rules)
+    if _before(calibrate.read, folder) != found:
+        calibrate.write(folder, found)
+    if _before(acting.read, folder) != rules:
+        acting.write(folder, rules)
     return {"calibrated": metrics.certainty(rows, calibrated), "acting": acting.told(rules)}
+
+
+def _before(read: Callable[[Path], Any], folder: Path) -> Any:
+    """What was written before; a damaged file counts for nothing."""
+    with suppress(DataError):
+        return read(folder)
+    return None
 
 
 NOTHING_SAID = np.zeros((0, len(ACTIONS))), np.zeros(0, int)

@@ -45,7 +45,7 @@ def threshold(
     return found
 
 
-FORGIVEN = 2  # errors among the messages above the first threshold that is tried: were it 0, one would end it all
+FORGIVEN = 5  # errors among the messages above the first threshold that is tried: were it 0, one would end it all
 STEPS = 25  # thresholds that are tried, at most
 ROUNDING = 1e-9
 
