@@ -161,6 +161,8 @@ ENDLESS = {
     "calls": "{% macro f() %}{% endmacro %}{% for a in range(90000) %}{% for b in range(90000) %}{{ f() }}"
     "{% endfor %}{% endfor %}",
     "a power": "{{ 9 ** 9 ** 9 ** 9 }}",
+    "a power behind a text that looks like an end": "{{ '}}' ~ 9 ** 9 ** 9 ** 9 }}",
+    "squares of squares": "{% set n = namespace(x=9) %}{% for a in range(22) %}{% set n.x = n.x * n.x %}{% endfor %}",
     "a power of names": "{% set a = 9 %}{% set b = a**a %}{{ (b)** b }}",
     "a long text": "{% for a in range(3000) %}{{ 'a' * 1000 }}{% endfor %}",
 }
@@ -179,11 +181,20 @@ def test_templates_as_they_are_meant_are_not_bothered():
         TURNS,
         "{{ '**bold**' }}{# 2 ** 3 #}2 ** 3",
         '{{- "use ** as \\" in markdown" }}',
-        "{{ f(**options) }}{{ f(a, **options) }}",
+        "{{ f(**options) }}{{ f(a, ** options) }}",
+        "{% raw %}{{ 2 ** 3 }}{% endraw %}",
         "{{ 3 * 4 }} {{ a * b }}",
     ):
         bounded.refuse_power(harmless)
     use(source.resolve("tiny"))
+
+
+@pytest.mark.parametrize("broken", ["{{ a ? b }}", "{{ (a] }}", "{% raw %}{{ 1"])
+def test_what_is_no_template_is_one_line(broken, folder):
+    with pytest.raises(ModelError, match="TemplateSyntaxError"):
+        bounded.refuse_power(broken)
+    change(folder / "tokenizer_config.json", chat_template=TURNS + broken)
+    assert "TemplateSyntaxError" in refusal(folder)
 
 
 def test_nothing_of_it_is_seen_by_who_uses_the_model(folder, canary, capsys, tmp_path):
