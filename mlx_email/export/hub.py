@@ -9,6 +9,13 @@ from huggingface_hub import HfApi, constants
 from mlx_email.errors import MlxEmailError, UserError
 from mlx_email.model.source import HUB_NAME
 
+# What an earlier export may have left in the repository and this one may not have: mlx-lm reads every shard it finds,
+# and a tokenizer's files may come in other names. Whatever is uploaded anew is not deleted.
+STALE = [
+    *("model*.safetensors*", "adapter/*", "generation_config.json"),
+    *("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges*", "*.jinja"),
+]
+
 
 def check(repo: str) -> None:
     """UserError where `repo` cannot be a name, or the network is switched off."""
@@ -31,7 +38,12 @@ def upload(folder: Path, repo: str) -> str:
         url = api.create_repo(repo, private=True, exist_ok=True)
         if not api.model_info(repo).private:
             raise UserError(f"{repo} is public, and the model is made of mail: make it private, or name another")
-        api.upload_folder(folder_path=os.fspath(folder), repo_id=repo, commit_message="A model exported by mlx-email")
+        api.upload_folder(
+            folder_path=os.fspath(folder),
+            repo_id=repo,
+            commit_message="A model exported by mlx-email",
+            delete_patterns=STALE,
+        )
     except UserError:
         raise
     except Exception as error:  # the client's and its network library's errors, which change with their versions

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 
 from mlx_email.errors import MlxEmailError, UserError
 from mlx_email.export import hub
@@ -51,6 +52,16 @@ def test_the_repository_is_private(played, tmp_path):
     name, given = asked.asked[-1]
     assert (name, given["repo_id"], given["folder_path"]) == ("upload_folder", "ann/mail", str(tmp_path))
     assert hub.constants.HF_HUB_DISABLE_TELEMETRY
+
+
+def test_what_an_earlier_export_left_is_deleted(played, tmp_path):
+    """And nothing else: what somebody wrote beside it stays."""
+    asked = played()
+    hub.upload(tmp_path, "ann/mail")
+    stale = ["model-00002-of-00002.safetensors", "model.safetensors.index.json", "adapter/adapters.safetensors"]
+    stale += ["chat_template.jinja", "tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"]
+    patterns = asked.asked[-1][1]["delete_patterns"]
+    assert list(filter_repo_objects([*stale, "NOTES.md", ".gitattributes"], allow_patterns=patterns)) == stale
 
 
 def test_nothing_goes_into_a_public_one(played, tmp_path):
