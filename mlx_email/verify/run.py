@@ -136,7 +136,12 @@ def _origins(file: Path, lineage: dict[str, Any], run: Path) -> None:
     for name in ("data", "base"):
         if inputs[name] != about[name]:
             raise Damaged(f"{file}: it was made of another {name} than {run / ENVIRONMENT} says")
-    if parent is not None and inputs["parent_adapter"] != files.sha256(run / parent / lora.ADAPTERS):
+    if parent is None:
+        return
+    # The parent may have been trained again since, by force: what it was is then put aside.
+    aside = [path for path in (run / REPLACED).glob("*") if path.name.rpartition("-")[0] == parent]
+    before = [path / lora.ADAPTERS for path in aside if (path / lora.ADAPTERS).is_file()]
+    if inputs["parent_adapter"] not in map(files.sha256, (run / parent / lora.ADAPTERS, *before)):
         raise Damaged(f"{file}: it began with other adapters than {run / parent} has")
 
 

@@ -230,6 +230,21 @@ def test_a_record_that_says_something_else_is_found(name, folder, tmp_path):
     assert damages(run)
 
 
+def test_a_parent_that_was_trained_again_by_force_is_no_damage(folder, tmp_path):
+    """Its earlier result lies aside; that of a stage with a longer name is not its."""
+    run = shutil.copytree(folder / "run", tmp_path / "run")
+    parent = json.loads((run / "dpo/lineage.json").read_bytes())["parent"]
+    file = run / "dpo/lineage.json"
+    lineage = json.loads(file.read_bytes())
+    for name, good in ((f"{parent}-2", True), (f"{parent}-x-1", False)):
+        aside = run / "replaced" / name
+        aside.mkdir(parents=True)
+        (aside / "adapters.safetensors").write_bytes(name.encode())
+        held = files.sha256(aside / "adapters.safetensors")
+        file.write_text(json.dumps(lineage | {"inputs": lineage["inputs"] | {"parent_adapter": held}}))
+        assert bool(damages(run)) != good
+
+
 def test_a_torn_last_event_is_no_damage(folder, tmp_path):
     """A kill leaves it, and every reader leaves it out."""
     run = shutil.copytree(folder / "run", tmp_path / "run")
