@@ -99,8 +99,9 @@ def _answers(
     if at_once:
         opened()
     for chunk in letters_by(size):
-        yield from (each for each in chunk if isinstance(each, Unread))
-        arrived = [each for each in chunk if isinstance(each, Arrived)]
+        known = [_known(each, asked.owner, owners) if isinstance(each, Arrived) else each for each in chunk]
+        yield from (each for each in known if isinstance(each, Unread))
+        arrived = [each for each in known if isinstance(each, Arrived)]
         rows = [_row(each.message, owner_of(each.message.owner, asked.owner, owners), people) for each in arrived]
         if rows:
             yield from _predictions(opened(), list(zip(arrived, rows, strict=True)), explained=asked.explain)
@@ -121,6 +122,17 @@ def owner_of(named: str, asked: str | None, owners: Sequence[str]) -> str:
         return owner
     said = f"no owner {asked!r} in this run" if asked is not None else "which mailbox is it? give --owner"
     raise UserError(f"{said}; there are {', '.join(owners)}")
+
+
+def _known(arrived: Arrived, asked: str | None, owners: Sequence[str]) -> Arrived | Unread:
+    """A message, unless its source names a mailbox that a run of several does not know, and no other is asked for.
+
+    One mailbox among others of a source; where none is named it is the question that lacks something (`owner_of`).
+    """
+    named = arrived.message.owner
+    if asked is None and named and named not in owners and len(owners) > 1:
+        return Unread(f"{arrived.called} cannot be predicted: this run does not know its mailbox")
+    return arrived
 
 
 def _row(message: Message, owner: str, people: People) -> Row:

@@ -26,7 +26,7 @@ from mlx_email import predict, shown, tables, trained, watch
 from mlx_email.cli import main
 from mlx_email.errors import DataError, UserError
 from mlx_email.evaluate import acting, calibrate, explain
-from mlx_email.incoming import Arrived
+from mlx_email.incoming import Arrived, Unread
 from mlx_email.labels.schema import ACTIONS
 from mlx_email.mail.read import read_message
 from mlx_email.model import sample, source
@@ -151,6 +151,25 @@ def test_mail_of_several_owners_says_whose_it_is(made, tmp_path, monkeypatch):
     for named, asked in (("", None), ("somebody", None), ("cy", "nobody")):
         with pytest.raises(UserError, match="ann, cy"):
             predict.owner_of(named, asked, owners)
+
+
+def test_a_mailbox_that_the_run_does_not_know_is_told_and_the_rest_goes_on(run, tmp_path, monkeypatch):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    people = pq.read_table(copy / "data/people.parquet")
+    users = pa.array(["ann", *["cy"] * (len(people) - 1)])
+    pq.write_table(people.set_column(0, people.schema.field(0), users), copy / "data/people.parquet")
+
+    def answers(*owners: str, asked: str | None = None) -> list:
+        arrived = [Arrived("box", name, read_message(letter(name).encode(), owner=name)) for name in owners]
+        monkeypatch.setattr(predict, "letters", lambda _: iter(arrived))
+        return list(predict.predict_files(predict.Question(copy, owner=asked), ["box"]))
+
+    told, *found = answers("ann", "eve", "cy")
+    assert told == Unread("box/eve cannot be predicted: this run does not know its mailbox")
+    assert [each.path for each in found] == ["ann", "cy"]
+    assert [each.path for each in answers("ann", "eve", asked="cy")] == ["ann", "eve"]
+    with pytest.raises(UserError, match="--owner"):  # a source that names none
+        answers("ann", "")
 
 
 @pytest.mark.parametrize(
