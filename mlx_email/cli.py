@@ -266,6 +266,9 @@ def predict(
 def export(run: Path, out: Path, strategy: str | None, force: bool, upload_repo: str | None, as_json: bool) -> None:
     """Make a model folder of a run, for `mlx_lm.generate --model DIR`: the smallest that agrees with its adapter.
 
+    Where that is the base with the adapter beside it, it is used with `--adapter-path DIR/adapter` too, as the command
+    then prints.
+
     \b
     Example: mlx-email export runs/20260102-101500 --out my-model
     """
