@@ -21,6 +21,8 @@ ABOUT, ADAPTER, CARD = "mlx_email.json", "adapter", "README.md"
 # Copied as they are: writing a tokenizer anew may change it.
 TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges*", "*.jinja")
 BESIDE = (*TOKENIZER_FILES, "generation_config.json")
+# Where a base model came from: maybe a folder of the machine on which it was made. Nothing reads it.
+NAMED, ORIGINS = ("config.json", "tokenizer_config.json"), ("_name_or_path", "name_or_path")
 
 
 class About(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,9 +72,10 @@ def beside(base: Path) -> list[Path]:
 
 
 def copy_beside(base: Path, folder: Path) -> None:
-    """Copy them."""
+    """Copy them; of the folder's JSON files none then says where the base came from."""
     for path in beside(base):
         shutil.copyfile(path, folder / path.name)
+    _forget_origins(folder)
 
 
 def whole_base(base: Path) -> list[Path]:
@@ -85,7 +88,17 @@ def copy_with_adapter(base: Path, adapter: Path, folder: Path, name: str) -> Non
     """Copy a base model, and a stage's adapter into a folder of it; `name`: what the adapter says its base is."""
     for path in whole_base(base):
         shutil.copyfile(path, folder / path.name)
+    _forget_origins(folder)
     (folder / ADAPTER).mkdir()
     shutil.copyfile(adapter / lora.ADAPTERS, folder / ADAPTER / lora.ADAPTERS)
     config = json.loads((adapter / lora.ADAPTER_CONFIG).read_bytes())
     files.write_json(folder / ADAPTER / lora.ADAPTER_CONFIG, {**config, "model": name})
+
+
+def _forget_origins(folder: Path) -> None:
+    """Leave ORIGINS out of the files NAMED; those that have none of them stay as they are, to the byte."""
+    for path in (folder / name for name in NAMED if (folder / name).is_file()):
+        said = source.read_object(path)
+        if not said.keys().isdisjoint(ORIGINS):
+            kept = {name: value for name, value in said.items() if name not in ORIGINS}
+            files.write(path, json.dumps(kept, indent=2) + "\n")

@@ -154,4 +154,4 @@ def _plain(value: Any) -> Any:
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
-    return re.sub(r"\S*[/\\](?=\S)", "", value) if isinstance(value, str) else value
+    return re.sub(r"\A.*[/\\](?=[^/\\])", "", value, flags=re.DOTALL) if isinstance(value, str) else value

@@ -87,7 +87,7 @@ def _adapted(model: nn.Module) -> list[tuple[str, nn.Module]]:
 def _fused(name: str, module: nn.Module, strategy: str, types: Types) -> tuple[nn.Module, dict | bool | None]:
     """A layer with its adapter merged, and what config.json is to say of its quantisation (None: what it says)."""
     linear, dense = module.linear, module.fuse(dequantize=True)
-    computes = linear.get("scales", linear.weight).dtype
+    computes = _computes(module, dense)
     if not isinstance(linear, nn.QuantizedLinear):
         dense.weight = _rounded(dense.weight, types[f"{name}.weight"], computes)
         return dense, None
@@ -110,6 +110,15 @@ def _fused(name: str, module: nn.Module, strategy: str, types: Types) -> tuple[n
             layer[key] = _rounded(layer[key], on_disk, computes)
     layer.__class__ = QuantizedLinear  # computes as a loaded one does
     return layer, said
+
+
+def _computes(module: nn.Module, dense: nn.Linear) -> mx.Dtype:
+    """The float type in which a layer with an adapter computes."""
+    kind = module.linear.get("scales", module.linear.weight).dtype
+    if mx.issubdtype(kind, mx.floating):
+        return kind
+    # The scales of mxfp4, mxfp8 and nvfp4 are bytes, of which mlx makes bfloat16; the CPU computes in float32.
+    return mx.float32 if module.lora_a.dtype == mx.float32 and mx.default_device() == mx.cpu else dense.weight.dtype
 
 
 def _rounded(array: mx.array, on_disk: mx.Dtype | None, computes: mx.Dtype) -> mx.array:

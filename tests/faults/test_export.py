@@ -9,10 +9,13 @@ from pathlib import Path
 
 import exports
 import mlx.core as mx
+import mlx.nn as nn
 import msgspec
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from mlx_lm.tuner.dora import DoRALinear
+from mlx_lm.tuner.lora import LoRALinear
 
 from mlx_email import exporting, trained
 from mlx_email.cli import main
@@ -296,3 +299,47 @@ def test_the_card_holds_no_path_of_a_setting():
     assert card._plain({"rewards": [{"function": "/home/ann/mine.py:score", "weight": 1.0}]}) == {
         "rewards": [{"function": "mine.py:score", "weight": 1.0}]
     }
+    paths = ("/Users/x/Ann Smith/rewards.py:score", r"C:\Ann Smith\x\rewards.py:score", "/a\nb/rewards.py:score")
+    assert [card._plain(path) for path in paths] == ["rewards.py:score"] * 3
+    assert card._plain("a linear schedule") == "a linear schedule"
+
+
+def test_no_file_says_where_the_base_lay(folder, run, tmp_path):
+    """Nothing else is lost of the files that said it; the others stay as they are, to the byte."""
+    base, adapter = shutil.copytree(folder / "model", tmp_path / "base"), run / "sft"
+    said = {name: json.loads((base / name).read_bytes()) for name in bundle.NAMED}
+    for name, value in said.items():
+        held = {"_name_or_path": "/home/ann/base", **value, "name_or_path": "/home/ann/base"}
+        (base / name).write_text(json.dumps(held))
+    for source, clean in ((base, False), (folder / "model", True)):
+        out = tmp_path / f"out-{clean}"
+        out.mkdir()
+        bundle.copy_with_adapter(source, adapter, out, "a local model")
+        assert {name: json.loads((out / name).read_bytes()) for name in bundle.NAMED} == said
+        same = [name for name in bundle.NAMED if (out / name).read_bytes() == (source / name).read_bytes()]
+        assert same == (list(bundle.NAMED) if clean else [])
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    (merged / "config.json").write_text((base / "config.json").read_text())  # as `fuse.write` may leave it
+    bundle.copy_beside(base, merged)
+    assert not [path for path in merged.iterdir() if b"/home/ann" in path.read_bytes()]
+
+
+@pytest.mark.parametrize("mode", ["mxfp4", "nvfp4", "mxfp8"])
+@pytest.mark.parametrize("dora", [False, True])
+def test_scales_that_are_bytes_are_no_type_to_compute_in(mode, dora):
+    """The merged layer is near the one with its adapter, and is what comes back from the types it is written in."""
+    group, bits = {"mxfp4": (32, 4), "nvfp4": (16, 4), "mxfp8": (32, 8)}[mode]
+    mx.random.seed(3)
+    linear = nn.Linear(64, 32, bias=False).to_quantized(group, bits, mode=mode)
+    module = (DoRALinear if dora else LoRALinear).from_base(linear, r=2, scale=1.0)
+    module.lora_b = mx.random.normal(module.lora_b.shape)
+    x = mx.random.normal((5, 64))
+    expected = module(x)
+    for strategy, off in (("requantise", 0.2), ("requantise8", 0.02), ("bf16", 0.02)):
+        types = fuse.Types(lambda: mx.bfloat16)
+        layer, _ = fuse._fused("layer", module, strategy, types)
+        assert mx.linalg.norm(layer(x) - expected) < off * mx.linalg.norm(expected), strategy
+        for name, array in layer.parameters().items():
+            on_disk = array.astype(fuse._type(f"layer.{name}", array, types))
+            assert array.dtype != mx.bfloat16 and mx.array_equal(on_disk.astype(array.dtype), array), (strategy, name)
