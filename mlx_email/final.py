@@ -16,7 +16,7 @@ import numpy as np
 from mlx_email import files, gate, telling
 from mlx_email.config import Reward
 from mlx_email.errors import DataError
-from mlx_email.evaluate import acting, calibrate, metrics, predictions
+from mlx_email.evaluate import acting, calibrate, costs, metrics, predictions
 from mlx_email.jobs import Run, spread, whole
 from mlx_email.labels.prepare import FEATURES
 from mlx_email.labels.schema import ACTIONS, Row
@@ -93,7 +93,9 @@ def acting_of(run: Run, stage: AnyStage, rows: Sequence[Row]) -> dict[str, Any]:
         calibrate.write(folder, found)
     if _before(acting.read, folder) != rules:
         acting.write(folder, rules)
-    return {"calibrated": metrics.certainty(rows, calibrated), "acting": acting.told(rules)}
+    worth = metrics.certainty(rows, calibrated)
+    worth |= costs.summary(metrics.targets(rows), calibrated, costs.matrix(settings.costs))
+    return {"calibrated": worth, "acting": acting.told(rules)}
 
 
 def _before(read: Callable[[Path], Any], folder: Path) -> Any:

@@ -104,6 +104,9 @@ def _sureness_lines(record: dict[str, Any]) -> list[str]:
         "Brier score": f"{record['brier']:.3f}",
         "negative log-likelihood": f"{record['nll']:.3f} nats",
     }
+    if "cost" in record.get("calibrated", {}):
+        paid = record["calibrated"]
+        said["cost of mistakes"] = f"{paid['cost']:.3f} a message; {paid['cost_of_cheapest']:.3f} by the least expected"
     if "priority" in record:
         rank = record["priority"]["spearman"]
         agreed = "" if rank is None else f", rank correlation {rank:.3f}"

@@ -10,7 +10,7 @@ import numpy as np
 from mlx_email import baselines, files
 from mlx_email.config import Config, Evaluation
 from mlx_email.errors import DataError, UserError
-from mlx_email.evaluate import acting, calibrate, compare, metrics, priority
+from mlx_email.evaluate import acting, calibrate, compare, costs, metrics, priority
 from mlx_email.evaluate.ensemble import Combining, combined
 from mlx_email.export import bundle
 from mlx_email.jobs import few_rows
@@ -82,6 +82,7 @@ class Measured:
     rows: list[Row]
     said: np.ndarray  # probabilities (N, 5)
     calibrated: np.ndarray  # the same
+    priorities: np.ndarray | None = None  # (5,), of each action, by which priority is predicted
 
 
 def evaluate(paths: Sequence[Path], data: Path | None, split: Split, progress: Progress) -> list[Measured]:
@@ -107,8 +108,11 @@ def _measured(policy: Policy, path: Path, data: Path | None, split: Split, progr
     known = outcomes(table)
     said = predict(policy, rows, progress)
     calibrated = calibrate.calibrated(policy.calibration, said)
-    measured = metrics.summary(rows, said, priority.by_action(known) if known else None)
+    priorities = priority.by_action(known) if known else None
+    measured = metrics.summary(rows, said, priorities)
     measured["calibrated"] = metrics.certainty(rows, calibrated)
+    paid = costs.matrix(policy.config.acting.costs)
+    measured["calibrated"] |= costs.summary(metrics.targets(rows), calibrated, paid)
     if (rules := acting.read(run / policy.stage)) is not None:
         measured["acting"] = acting.told(acting.verified(rules, calibrated, metrics.targets(rows)))
     beside = {}
@@ -117,7 +121,7 @@ def _measured(policy: Policy, path: Path, data: Path | None, split: Split, progr
         fitted = baselines.of_fitted(table, files.sha256(table), len(known), rows, kept, progress)
         beside = baselines.joined(baseline_summary(run if data is None else None, known, rows), fitted)
     about = {"run": str(path), "stage": policy.stage, "split": split, "baselines": beside}
-    return Measured({**about, **measured}, rows, said, calibrated)
+    return Measured({**about, **measured}, rows, said, calibrated, priorities)
 
 
 def together(measured: Sequence[Measured]) -> list[dict[str, Any]]:
@@ -129,7 +133,7 @@ def together(measured: Sequence[Measured]) -> list[dict[str, Any]]:
             raise UserError(f"{names[0]} and {each.record['run']} are no ensemble: {reason}")
     members = np.stack([each.calibrated for each in measured])
     return [
-        {"ensemble": how, "of": names, **metrics.summary(first.rows, combined(members, how))}
+        {"ensemble": how, "of": names, **metrics.summary(first.rows, combined(members, how), first.priorities)}
         for how in get_args(Combining)
     ]
 

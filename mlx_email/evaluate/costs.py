@@ -42,3 +42,13 @@ def expected(probabilities: np.ndarray, costs: np.ndarray) -> np.ndarray:
 def mean(target: np.ndarray, said: np.ndarray, costs: np.ndarray) -> float:
     """What a message cost on average: right actions (N,), those taken (N,)."""
     return float(costs[target, said].mean()) if len(target) else 0.0
+
+
+def summary(target: np.ndarray, probabilities: np.ndarray, costs: np.ndarray) -> dict[str, float]:
+    """What a message costs on average where the likeliest action is taken, and where the one is that is expected to
+    cost least, by calibrated probabilities (N, 5)."""
+    cheapest = expected(probabilities, costs).argmin(axis=1)
+    return {
+        "cost": mean(target, probabilities.argmax(axis=1), costs),
+        "cost_of_cheapest": mean(target, cheapest, costs),
+    }

@@ -37,7 +37,6 @@ def summary(rows: Sequence[Row], probabilities: np.ndarray, priorities: np.ndarr
         "confusion": counts.tolist(),
         "calibration_bins": BINS,
         **({} if priorities is None else {"priority": priority.summary(rows, probabilities, priorities)}),
-        "subsets": groups.subsets(rows, target, predicted),
         "owners": groups.owners(rows, target, predicted),
         "months": groups.months(rows, target, predicted),
     }
@@ -59,7 +58,8 @@ def certainty(rows: Sequence[Row], probabilities: np.ndarray) -> dict[str, float
 
 
 def shares(rows: Sequence[Row], predicted: np.ndarray) -> dict[str, Any]:
-    """Accuracy and macro-F1 of predicted actions (N,), with their intervals."""
+    """Accuracy and macro-F1 of predicted actions (N,), with their intervals, and of parts of the messages, such as
+    those whose label is certain (`groups.subsets`)."""
     target, thread = targets(rows), bootstrap.threads(rows)
     drawn = bootstrap.resample(bootstrap.of_each(thread, target * KINDS + predicted, KINDS**2))
     drawn = drawn.reshape(-1, KINDS, KINDS)
@@ -68,6 +68,7 @@ def shares(rows: Sequence[Row], predicted: np.ndarray) -> dict[str, Any]:
         "accuracy_interval": list(bootstrap.interval(scores(drawn, "accuracy"))),
         "macro_f1": macro_f1(target, predicted),
         "macro_f1_interval": list(bootstrap.interval(scores(drawn, "macro_f1"))),
+        "subsets": groups.subsets(rows, target, predicted),
     }
 
 

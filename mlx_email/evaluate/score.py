@@ -8,9 +8,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_email.algorithms.record import logps
 from mlx_email.labels.schema import ACTIONS, Row
 from mlx_email.model.batch import Arrays, collate, example
-from mlx_email.model.forward import completion_logps
 from mlx_email.model.frozen import Frozen
 from mlx_email.model.load import Base
 from mlx_email.model.render import Renderer, prompt_ids
@@ -53,15 +53,7 @@ def action_logps(
 
 def _of_lines(model: nn.Module, arrays: Arrays) -> mx.array:
     """Log-probabilities (B, 5) of whole lines."""
-    logps = completion_logps(
-        model,
-        arrays["prompts"],
-        arrays["prompt_lengths"],
-        arrays["completions"],
-        arrays["completion_mask"],
-        gradient=False,
-    )
-    return logps.sum(axis=-1)
+    return logps(model, arrays, False).sum(axis=-1)
 
 
 def probabilities(logps: np.ndarray) -> np.ndarray:

@@ -135,6 +135,19 @@ def test_costs_are_of_saying_one_where_another_was_right():
     assert costs.mean(np.array([0, 3]), np.array([0, 4]), plain) == plain[3, 4] / 2
 
 
+def test_the_action_that_is_expected_to_cost_least_costs_least():
+    """By calibrated probabilities; and of a deletion that is likeliest, but not sure, another one."""
+    p, target = mail(20_000, spread=1.0)
+    plain = costs.matrix()
+    found = costs.summary(target, p, plain)
+    assert found["cost_of_cheapest"] < found["cost"] - 0.05
+    assert found["cost"] == costs.mean(target, p.argmax(axis=1), plain)
+    everything = [costs.mean(target, np.full(len(target), action), plain) for action in range(5)]
+    assert found["cost_of_cheapest"] < min(everything)
+    unsure = np.array([[0.1, 0.1, 0.0, 0.35, 0.45]])
+    assert costs.expected(unsure, plain).argmin() == ACTIONS.index("archive")
+
+
 def test_without_mail_to_choose_on_it_never_acts(tmp_path):
     rules = acting.choose(np.zeros((0, 5)), np.zeros(0, int), OPEN)
     p, target = mail(50)

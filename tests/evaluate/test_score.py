@@ -79,8 +79,8 @@ def test_scores_are_those_of_whole_sequences(base, words):
 def test_a_line_without_one_of_its_tokens_is_found_out(base, words, monkeypatch):
     """The planted fault: the sum leaves out the tokens before the action's own."""
     each = policies(base)[:1]
-    honest = score.completion_logps
-    monkeypatch.setattr(score, "completion_logps", lambda *given, **named: honest(*given, **named)[..., 3:])
+    honest = score.logps
+    monkeypatch.setattr(score, "logps", lambda *given, **named: honest(*given, **named)[..., 3:])
     wrong = scored(base, words, each)[0]
     each[0].put_on(base.model)
     assert np.abs(wrong - brute_force(base, words)).max() > 0.01
