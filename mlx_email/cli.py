@@ -168,9 +168,10 @@ def report(run: Path) -> None:
     \b
     Example: mlx-email report runs/20260102-101500
     """
+    from mlx_email import reasons
     from mlx_email import report as reporting
 
-    file = reporting.write(run)
+    file = reporting.write(run, reasons.of_run(run))
     if not reporting.drawn():
         click.echo(f"{file}: {reporting.TABLES}", err=True)
     click.echo(file)

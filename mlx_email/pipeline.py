@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mlx_email import baselines, files, final, gate, lineage, report, telling
+from mlx_email import baselines, files, final, gate, lineage, reasons, report, telling
 from mlx_email import config as configuration
 from mlx_email.algorithms.reward import refuse
 from mlx_email.collect import collect
@@ -170,7 +170,9 @@ def follow(run: Run, *, force: bool = False) -> dict[str, Any]:
         files.write_json(run.folder / runs.METRICS, record)
     finally:
         run.tracking.close()
-    report.attempt(run.folder, run.progress.note)
+    final_stage = record["final"]
+    explain = None if final_stage is None else reasons.asked(run, final_stage, test_rows)
+    report.attempt(run.folder, run.progress.note, explain)
     return record
 
 

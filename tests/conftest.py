@@ -30,12 +30,12 @@ def no_network(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="session")
 def reports():
-    """What is wrong with a run's report fails the test, not only the report. There are no charts in it: they take a
-    while."""
+    """What is wrong with a run's report fails the test, not only the report. There are no charts in it, and no model is
+    asked for reasons: both take a while."""
     from mlx_email import report
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "attempt", lambda run, note: report.write(run))
+        patch.setattr(report, "attempt", lambda run, note, explain: report.write(run))
         patch.setattr(report.draw, "available", lambda: False)
         yield
 

@@ -33,10 +33,10 @@ def drawn() -> bool:
     return draw.available()
 
 
-def attempt(run: Path, note: Callable[[str], object]) -> None:
+def attempt(run: Path, note: Callable[[str], object], explain: Explain | None = None) -> None:
     """`write`, at the end of a run: whatever is wrong with a report, the run is finished; `note` gets a line."""
     try:
-        file = write(run)
+        file = write(run, explain)
     except Exception as error:
         (run / FILE).unlink(missing_ok=True)  # it would tell of what is no longer so
         said = " ".join(str(error).split())
