@@ -89,19 +89,19 @@ def acting_of(run: Run, stage: AnyStage, rows: Sequence[Row]) -> dict[str, Any]:
     calibrated = calibrate.calibrated(found, predictions.read(folder / PREDICTIONS))
     rules = acting.choose(calibrate.calibrated(found, said), target, settings)
     rules = acting.verified(rules, calibrated, metrics.targets(rows))
-    if _before(calibrate.read, folder) != found:
+    if _before(calibrate.read, folder, calibrate.FILE) != found:
         calibrate.write(folder, found)
-    if _before(acting.read, folder) != rules:
+    if _before(acting.read, folder, acting.FILE) != rules:
         acting.write(folder, rules)
     worth = metrics.certainty(rows, calibrated)
     worth |= costs.summary(metrics.targets(rows), calibrated, costs.matrix(settings.costs))
     return {"calibrated": worth, "acting": acting.told(rules)}
 
 
-def _before(read: Callable[[Path], Any], folder: Path) -> Any:
-    """What was written before; a damaged file counts for nothing."""
+def _before(read: Callable[[Path], Any], folder: Path, name: str) -> Any:
+    """What a file of a stage held before; None where it is not there or damaged."""
     with suppress(DataError):
-        return read(folder)
+        return read(folder) if (folder / name).is_file() else None
     return None
 
 
