@@ -66,8 +66,10 @@ def test(
 
 
 def _told(file: Path, messages: int) -> bool:
-    """Whether a table of predictions is there, of so many messages."""
-    return file.is_file() and len(predictions.read(file)) == messages
+    """Whether a table of predictions is there, whole, of so many messages."""
+    with suppress(DataError):
+        return file.is_file() and len(predictions.read(file)) == messages
+    return False
 
 
 def said_by(run: Run, stages: Sequence[str], rows: Sequence[Row]) -> np.ndarray:

@@ -500,3 +500,17 @@ def test_when_it_may_act_is_chosen_on_validation_mail_and_held_to_on_later_mail(
     assert calibrate.read(run / "c").method == "isotonic"
     assert before == (adapters(run, "c"), (run / "c/test.csv").stat().st_mtime_ns)
     assert "score" not in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["gone", "cut", "no table"])
+def test_a_table_of_the_test_split_that_is_lost_is_made_again(damage, train, tmp_path):
+    assert train() == 0
+    file = tmp_path / "run/c/test.csv"
+    whole = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(b"\0" if damage == "no table" else b"".join(whole.splitlines(keepends=True)[:4]))
+    assert main(["train", "--resume", str(tmp_path / "run"), "--json"]) == 0
+    assert file.read_bytes() == whole
