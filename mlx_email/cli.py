@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from mlx_email import __version__, tables
+from mlx_email.cli_models import models
 from mlx_email.errors import MlxEmailError
 from mlx_email.labels.schema import SPLITS
 from mlx_email.mail.sources import FORMATS
@@ -334,6 +335,9 @@ def synth(out: Path, messages: int, noise: float, seed: int) -> None:
     box = write_mailbox(out, messages=messages, noise=noise, seed=seed)
     click.echo(f"{out / 'maildir'}: {box.received} received messages of {len(box.owners)} owners, {box.sent} sent")
     click.echo(f"the best possible accuracy over all of them is {box.best_possible:.3f} ({out / 'rule.jsonl'})")
+
+
+cli.add_command(models)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
